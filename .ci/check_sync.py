@@ -1,0 +1,36 @@
+"""Fail when the package is not what the notebooks export, or when a notebook is not clean.
+
+Works on a copy of the project, so that a check never changes the tree it checks.
+"""
+import filecmp
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+bin_ = Path(sys.executable).parent
+
+
+def differing(a: Path, b: Path, pattern: str) -> list[str]:
+    names = {p.relative_to(d) for d in (a, b) for p in d.rglob(pattern) if ".ipynb_checkpoints" not in p.parts}
+    return sorted(str(n) for n in names if not ((a / n).exists() and (b / n).exists() and filecmp.cmp(a / n, b / n, shallow=False)))
+
+
+with tempfile.TemporaryDirectory() as tmp:
+    copy = Path(tmp) / "project"
+    skip = shutil.ignore_patterns(".git", ".venv", "runs", "demo", "data", "_docs", "_proc", "__pycache__", "*.egg-info")
+    shutil.copytree(root, copy, ignore=skip)
+    for path in (copy / "pediatric_ecg").rglob("*.py"):  # a module whose notebook is gone must not survive
+        if path.name != "__init__.py":
+            path.unlink()
+    for command in ("nbdev_export", "nbdev_clean"):
+        subprocess.run([bin_ / command], cwd=copy, check=True)
+    unsynced = differing(root / "pediatric_ecg", copy / "pediatric_ecg", "*.py")
+    unclean = differing(root / "nbs", copy / "nbs", "*.ipynb")
+
+for names, remedy in ((unsynced, "differ from what the notebooks export; run nbdev_export"), (unclean, "are not clean; run nbdev_clean")):
+    if names:
+        print(f"{', '.join(names)} {remedy}", file=sys.stderr)
+sys.exit(bool(unsynced or unclean))

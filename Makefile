@@ -1,0 +1,53 @@
+# Every target says what it does: `make help`.
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+DEMO    := demo
+# Two notebooks with torch starve each other when each takes all the cores.
+TESTENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-notebooks test-suite check-sync docs bench lab clean
+
+help: ## Say what each target does
+	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+.venv: $(STAMP) ## Build the environment from constraints.txt
+$(STAMP): constraints.txt settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed; call make PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt setuptools wheel
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Simulate a small database, train and evaluate on it, and say where the report is
+	rm -rf $(DEMO)
+	$(BIN)/pediatric-ecg simulate $(DEMO)/database --patients 12 --seconds 240 --seed 1
+	$(BIN)/pediatric-ecg run $(DEMO)/database --out $(DEMO)/run
+	@echo "Open $(CURDIR)/$(DEMO)/run/report.html in a browser."
+
+test: $(STAMP) check-sync test-notebooks test-suite ## Check that notebooks and package agree, then run the notebooks' inline tests and the test suite
+
+check-sync: $(STAMP)
+	$(BIN)/python .ci/check_sync.py
+
+test-notebooks: $(STAMP)
+	$(TESTENV) $(BIN)/nbdev_test --n_workers 2 --do_print
+
+test-suite: $(STAMP)
+	$(TESTENV) $(BIN)/pytest
+
+docs: $(STAMP) ## Build the site in _docs (needs Quarto)
+	@command -v quarto >/dev/null || { echo "make: the site needs Quarto (https://quarto.org/docs/get-started)" >&2; exit 2; }
+	$(BIN)/nbdev_docs
+
+bench: $(STAMP) ## Run the benchmarks and rewrite benchmarks/results.json
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,bench]'
+	for b in benchmarks/[a-z]*.py; do $(BIN)/python $$b || exit 1; done
+
+lab: $(STAMP) ## Open JupyterLab in nbs/
+	cd nbs && ../$(BIN)/jupyter lab
+
+clean: ## Remove the environment, the demo and everything built
+	rm -rf $(VENV) $(DEMO) runs _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,29 @@
+"""Fixtures that several test modules share: the real data beside the project, and one small simulated study."""
+import pytest
+
+from pediatric_ecg.databases import shared as shared_folder
+
+
+@pytest.fixture(scope="session")
+def shared():
+    "Folder of real data; tests that need it are skipped where it is absent."
+    folder = shared_folder()
+    if folder is None:
+        pytest.skip("no real data: ../shared is absent and PEDIATRIC_ECG_SHARED is not set")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def simdb(tmp_path_factory):
+    "A small simulated database in Leipzig's form: 8 patients, 90 s each."
+    from pediatric_ecg.simulator import simulate
+
+    return simulate(tmp_path_factory.mktemp("sim") / "database", patients=8, seconds=90, seed=3)
+
+
+@pytest.fixture(scope="session")
+def simstore(simdb, tmp_path_factory):
+    "The windows of `simdb`."
+    from pediatric_ecg.windows import prepare
+
+    return prepare(simdb, tmp_path_factory.mktemp("store") / "store", n_jobs=1, progress=False)
