@@ -6,24 +6,26 @@
 __all__ = ['STANDARD_BEATS', 'LEIPZIG', 'MITDB', 'DATABASES', 'DataError', 'shared', 'Database', 'register', 'slot_names',
            'recognise', 'get_database']
 
-# %% ../nbs/00_databases.ipynb #c002-77aa78
-import json, os, re
-from dataclasses import asdict, dataclass, field, fields
+# %% ../nbs/00_databases.ipynb #c002-03a7c3
+import json, os, re, warnings
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-import wfdb
+with warnings.catch_warnings(): # wfdb 4.3 uses a keyword that pandas 3.1 deprecates
+    warnings.simplefilter('ignore', DeprecationWarning)
+    import wfdb
 
 # %% ../nbs/00_databases.ipynb #c004-1f61e7
 class DataError(ValueError):
     "Bad input data: one clear line that names the file and the remedy. The command line prints it and exits with code 2."
 
-# %% ../nbs/00_databases.ipynb #c005-6d741d
+# %% ../nbs/00_databases.ipynb #c005-521401
 def shared()->Path|None: # Folder with the real data used by tests and notebooks, or None
     "`$PEDIATRIC_ECG_SHARED` if set, else `../shared` seen from the project's root; None where there is none."
     if 'PEDIATRIC_ECG_SHARED' in os.environ: found = Path(os.environ['PEDIATRIC_ECG_SHARED'])
     else:
-        places = [Path.cwd(), *Path.cwd().parents, *Path(__file__).resolve().parents] if '__file__' in globals() else [Path.cwd(), *Path.cwd().parents]
-        root = next((p for p in places if (p/'settings.ini').exists()), None)
-        found = root.parent/'shared' if root else Path('shared-not-found')
+        here = Path(globals().get('__file__', '.')).resolve() # a notebook has no __file__
+        root = next((p for p in [*here.parents, Path.cwd(), *Path.cwd().parents] if (p/'settings.ini').exists()), Path.cwd())
+        found = root.parent/'shared'
     return found if found.is_dir() else None
 
 # %% ../nbs/00_databases.ipynb #c006-0ee75a
