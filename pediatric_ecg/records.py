@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, wfdb
 from .databases import Database, DataError, slot_names
 
-# %% ../nbs/00a_records.ipynb #c004-4b712a
+# %% ../nbs/00a_records.ipynb #c004-a8a1de
 @dataclass(frozen=True)
 class Header:
     "What a WFDB header says, parsed once."
@@ -28,6 +28,7 @@ class Header:
     comments:tuple[str,...] # Comment lines, without '#'
     files:tuple[tuple[str,int|None],...] # Signal files beside the header and the bytes each must have (None: not known)
     n_segments:int = 1 # Segments of a multi-segment record
+    open_end:bool = False # The header does not give the length; it was inferred from the signal file
 
     @property
     def record(self)->str: return self.path.name
@@ -36,10 +37,10 @@ class Header:
     @property
     def seconds(self)->float: return self.n_samples/self.fs
 
-# %% ../nbs/00a_records.ipynb #c005-e8d293
+# %% ../nbs/00a_records.ipynb #c005-3ce337
 _BYTES = {'8': 1, '16': 2, '24': 3, '32': 4, '61': 2, '80': 1, '160': 2, '212': 1.5, '310': 4/3, '311': 4/3} # bytes a sample
 
-def _files(h, folder):
+def _files(h):
     "Signal files of a single-segment header → bytes wanted, and bytes a frame (one sample of each lead at the frame rate)."
     frame = {}
     for name, fmt, per, offset in zip(h.file_name or [], h.fmt or [], h.samps_per_frame or [], h.byte_offset or []):
@@ -56,15 +57,15 @@ def _parse(path, stamp):
     except Exception as e: raise DataError(f'{path}.hea: not a readable WFDB header ({type(e).__name__}: {e}); restore the original file') from None
     if not h.fs or h.fs <= 0: raise DataError(f'{path}.hea: the sampling rate is {h.fs}; correct its first line')
     if isinstance(h, wfdb.MultiRecord): return _multi(path, h)
-    frame, n = _files(h, path.parent), h.sig_len
-    if n is None: n = _infer_length(path, frame)
+    frame = _files(h)
+    n = _infer_length(path, frame) if h.sig_len is None else h.sig_len
     files = tuple((f, None if size is None else int(start + np.floor(size*n))) for f, (size, start) in frame.items() if f != '~')
     k = h.n_sig or 0
     names = [(s or '').strip() for s in (h.sig_name or ['']*k)]
     if len(names) != k: raise DataError(f'{path}.hea: promises {k} leads and describes {len(names)}; restore the original file')
-    return Header(path, float(h.fs), int(n), names, tuple(h.adc_gain or ()), tuple(h.baseline or ()), tuple(h.units or ()), tuple(h.comments or ()), files)
+    return Header(path, float(h.fs), int(n), names, tuple(h.adc_gain or ()), tuple(h.baseline or ()), tuple(h.units or ()), tuple(h.comments or ()), files, open_end=h.sig_len is None)
 
-# %% ../nbs/00a_records.ipynb #c006-4998a6
+# %% ../nbs/00a_records.ipynb #c006-da88a8
 def _infer_length(path, frame):
     "Length of a record whose header leaves it out: from the size of its signal file."
     for name, (size, start) in frame.items():
@@ -78,7 +79,7 @@ def _multi(path, h):
     parts = [s for s in h.segments if s is not None]
     if not parts: raise DataError(f'{path}.hea: a multi-segment record without segments; restore the original file')
     files = [(f, None if size is None else int(start + np.floor(size*(s.sig_len or 0))))
-             for s in parts if s.sig_len for f, (size, start) in _files(s, path.parent).items() if f != '~']
+             for s in parts if s.sig_len for f, (size, start) in _files(s).items() if f != '~']
     first = parts[0]
     return Header(path, float(h.fs), int(h.sig_len or sum(h.seg_len)), [(s or '').strip() for s in first.sig_name], tuple(first.adc_gain),
                   tuple(first.baseline), tuple(first.units), tuple(h.comments or ()), tuple(dict(files).items()), len(h.seg_name))
@@ -177,7 +178,7 @@ def write_annotations(
     a.wrann(write_fs=fs is not None, write_dir=str(path.parent))
     return Path(f'{path}.{database.annotator}')
 
-# %% ../nbs/00a_records.ipynb #c012-a583fa
+# %% ../nbs/00a_records.ipynb #c012-4403f0
 _TO_MV = {'uV': 1e-3, 'µV': 1e-3, 'V': 1e3, 'nV': 1e-6}
 
 def read_signals(
@@ -195,7 +196,8 @@ def read_signals(
     present = sorted({c for c in wanted if c is not None})
     out = np.full((stop - start, len(wanted)), np.nan)
     if not present: return out
-    try: got = wfdb.rdrecord(str(path), sampfrom=int(start), sampto=stop, channels=present).p_signal
+    until = None if header.open_end else stop # wfdb cannot stop within a record of unwritten length
+    try: got = wfdb.rdrecord(str(path), sampfrom=int(start), sampto=until, channels=present).p_signal[:stop - start]
     except Exception as e: raise DataError(f'{path}: its signal file cannot be decoded ({type(e).__name__}: {e}); download it again') from None
     for i, c in enumerate(wanted):
         if c is not None: out[:, i] = got[:, present.index(c)]*_TO_MV.get(header.units[c], 1.)
