@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn, Tensor
 from jaxtyping import Bool, Float
 
-# %% ../nbs/10_encoders.ipynb #c003-b6b3ad
+# %% ../nbs/10_encoders.ipynb #c003-c159e9
 class LeadScale(nn.Module):
     def __init__(self,
         leads:int, # number of leads of the modality
@@ -42,7 +42,7 @@ class LeadScale(nn.Module):
             n = present.sum(1).clamp_min(1)
             gain = x.abs().mean(-1).sum(1) / n
             x = x / gain.clamp_min(1e-3)[:, None, None]
-        return torch.asinh(x)
+        return x * torch.rsqrt(1 + x.abs())
 
 # %% ../nbs/10_encoders.ipynb #c004-348b94
 class Residual(nn.Module):
@@ -67,11 +67,11 @@ class Residual(nn.Module):
         h = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.skip(x) + self.norm2(self.conv2(h)))
 
-# %% ../nbs/10_encoders.ipynb #c005-425c28
+# %% ../nbs/10_encoders.ipynb #c005-f008e3
 class Encoder(nn.Module):
     def __init__(self,
         leads:int, # leads of the modality
-        widths:tuple=(32, 64, 96), # channels after the stem and after each stage; the last is the token width
+        widths:tuple=(32, 48, 64), # channels after the stem and after each stage; the last is the token width
         stem_kernel:int=24, # samples the stem sees at once
         stem_stride:int=8, # samples between two outputs of the stem
         kernel:int=5, # kernel of the residual stages, odd

@@ -40,11 +40,11 @@ def attention_map(
     s = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     return (s if mask is None else s.masked_fill(~mask, -torch.inf)).softmax(-1)
 
-# %% ../nbs/11_fusion.ipynb #c005-16cd8e
+# %% ../nbs/11_fusion.ipynb #c005-1e0611
 class CrossAttention(nn.Module):
     def __init__(self,
         dim:int, # token width
-        heads:int=4, # dim must be a multiple
+        heads:int=2, # dim must be a multiple
     ):
         "One modality asks, the others answer: a pre-norm residual attention block without feed-forward part."
         super().__init__()
@@ -68,7 +68,7 @@ class CrossAttention(nn.Module):
         some = available.any(1)[:, None]
         mask = (available | ~some)[:, None, None]
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return z + torch.where(some[..., None], self.out(h.transpose(1, 2).flatten(2)), 0.)
+        return z + self.out(h.transpose(1, 2).flatten(2)) * some[..., None].to(z.dtype)
 
     def weights(self,
         z:Float[Tensor, "batch token dim"], # tokens that ask
@@ -80,25 +80,26 @@ class CrossAttention(nn.Module):
         some = available.any(1)[:, None]
         return attention_map(q, k, (available | ~some)[:, None, None]) * some[:, None, None]
 
-# %% ../nbs/11_fusion.ipynb #c006-9e3390
+# %% ../nbs/11_fusion.ipynb #c006-3d7288
 class SemanticWeights(nn.Module):
     def __init__(self,
         dim:int, # token width
     ):
-        "How much each modality counts in a window: $w = \\mathrm{softmax}(q^\\top \\tanh(W z + b))$, the score averaged over tokens."
+        "How much each modality counts in a window: $w = \\mathrm{softmax}(q^\\top \\tanh(W \\bar z + b))$ with $\\bar z$ a modality's mean token."
         super().__init__()
         self.proj = nn.Linear(dim, dim)
         self.query = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
 
     def forward(self,
-        z:Float[Tensor, "batch modality token dim"],
+        z:list[Float[Tensor, "batch token dim"]], # one row of tokens a modality
         available:Bool[Tensor, "batch modality"], # False: this modality gets weight 0
     )->Float[Tensor, "batch modality"]: # sums to 1, or to 0 where no modality is there
         "Exactly 0 for an absent modality."
-        s = (torch.tanh(self.proj(z)) @ self.query).mean(-1).float()
+        means = torch.stack([t.mean(1) for t in z], 1)
+        s = (torch.tanh(self.proj(means)) @ self.query).float()
         return torch.where(available, s, -1e9).softmax(-1) * available
 
-# %% ../nbs/11_fusion.ipynb #c007-f2ebef
+# %% ../nbs/11_fusion.ipynb #c007-6ce8fb
 def mean_weights(
     available:Bool[Tensor, "batch modality"],
 )->Float[Tensor, "batch modality"]:
@@ -112,7 +113,7 @@ class Fusion(nn.Module):
         dim:int, # token width
         kind:str='semantic', # 'semantic', 'mean' or 'concat'
         cross:bool=True, # let the modalities look at each other first
-        heads:int=4, # of the cross-attention
+        heads:int=2, # of the cross-attention
     ):
         "Tokens of several modalities to one row of tokens, and the weight of each modality."
         super().__init__()
@@ -124,24 +125,24 @@ class Fusion(nn.Module):
 
     @staticmethod
     def _others(z, available, m):
-        rest = [i for i in range(z.shape[1]) if i != m]
-        return z[:, rest].flatten(1, 2), available[:, rest].repeat_interleave(z.shape[2], 1)
+        rest = [i for i in range(len(z)) if i != m]
+        return torch.cat([z[i] for i in rest], 1), torch.stack([available[:, i] for i in rest], 1).repeat_interleave(z[m].shape[1], 1)
 
     def forward(self,
-        z:Float[Tensor, "batch modality token dim"],
+        z:list[Float[Tensor, "batch token dim"]], # one row of tokens a modality
         available:Bool[Tensor, "batch modality"], # False where a modality has no lead at all
     )->tuple[Float[Tensor, "batch token dim"], Float[Tensor, "batch modality"]]: # fused tokens, weights
         "An absent modality changes neither the tokens nor the weights."
         if self.cross is not None:
-            z = torch.stack([c(z[:, m], *self._others(z, available, m)) for m, c in enumerate(self.cross)], 1)
+            z = [c(z[m], *self._others(z, available, m)) for m, c in enumerate(self.cross)]
         w = mean_weights(available) if self.semantic is None else self.semantic(z, available)
-        if self.mix is None: return (w.to(z.dtype)[..., None, None] * z).sum(1), w
-        z = torch.where(available[..., None, None], z, 0.)
-        return self.mix(z.transpose(1, 2).flatten(2)), w
+        each = available if self.mix is not None else w
+        z = [t * each[:, m, None, None].to(t.dtype) for m, t in enumerate(z)]
+        return (sum(z[1:], z[0]) if self.mix is None else self.mix(torch.cat(z, -1))), w
 
     def attention(self,
-        z:Float[Tensor, "batch modality token dim"],
+        z:list[Float[Tensor, "batch token dim"]],
         available:Bool[Tensor, "batch modality"],
     )->list[Float[Tensor, "batch heads token key"]]: # one map a modality; empty without cross-attention
         "What each modality looks at in the others, for pictures."
-        return [] if self.cross is None else [c.weights(z[:, m], *self._others(z, available, m)) for m, c in enumerate(self.cross)]
+        return [] if self.cross is None else [c.weights(z[m], *self._others(z, available, m)) for m, c in enumerate(self.cross)]

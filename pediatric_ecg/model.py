@@ -20,7 +20,7 @@ from .encoders import Encoder, LeadScale
 from .fusion import Fusion, mean_weights
 from .transformer import Pool, Transformer
 
-# %% ../nbs/13_model.ipynb #c003-312453
+# %% ../nbs/13_model.ipynb #c003-9c58b1
 FUSIONS = ('semantic', 'mean', 'concat', 'early', 'late')
 
 @dataclass
@@ -30,7 +30,7 @@ class RhythmNetConfig:
     n_classes:int # rhythms to tell apart
     fs:float=250. # sampling rate of the windows, Hz
     seconds:float=5. # usual window length; other lengths run too
-    widths:tuple=(32, 64, 96) # channels after the stem and after each stage; the last is the token width
+    widths:tuple=(32, 48, 64) # channels after the stem and after each stage; the last is the token width
     stem_kernel:int=24 # samples
     stem_stride:int=8 # samples
     kernel:int=5 # of the residual stages, odd
@@ -38,7 +38,7 @@ class RhythmNetConfig:
     fusion:str='semantic' # 'semantic', 'mean', 'concat', 'early' or 'late'
     cross_attention:bool=True # for semantic, mean and concat
     depth:int=2 # Transformer blocks; 0 takes it out
-    heads:int=4 # of every attention
+    heads:int=2 # of every attention
     ff:int=2 # widening of the feed-forward part
     dropout:float=0.1 # in training
     positions:str='sinusoidal' # 'sinusoidal', 'learned' or 'none'
@@ -78,7 +78,7 @@ class RhythmNetOutput(NamedTuple):
     features:Tensor # (batch, dim), pooled
     weights:Tensor # (batch, modality), how much each modality counted; 0 where it is absent
 
-# %% ../nbs/13_model.ipynb #c005-9ece95
+# %% ../nbs/13_model.ipynb #c005-f76247
 class RhythmNet(nn.Module):
     def __init__(self,
         config:RhythmNetConfig, # sizes and switches
@@ -91,9 +91,9 @@ class RhythmNet(nn.Module):
         self.scale = nn.ModuleDict({m: LeadScale(n, c.normalise) for m, n in leads.items()})
         self.encoders = nn.ModuleDict({'all': make(sum(leads.values()))} if c.fusion == 'early' else {m: make(n) for m, n in leads.items()})
         self.fusion = Fusion(len(leads), dim, c.fusion, c.cross_attention, c.heads) if c.fusion in ('semantic', 'mean', 'concat') else None
-        self.transformer = Transformer(dim, c.depth, c.heads, c.ff, c.dropout, c.positions)
+        self.transformer = Transformer(dim, c.depth, c.heads, c.ff, c.positions)
         self.pool = Pool(dim, c.pooling)
-        self.drop = nn.Dropout(c.dropout)
+        self.drop_tokens, self.drop = nn.Dropout1d(c.dropout), nn.Dropout(c.dropout)
         self.heads = nn.ModuleList(nn.Linear(dim, c.n_classes) for _ in (leads if c.fusion == 'late' else [0]))
         self.project = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, c.embedding))
 
@@ -116,10 +116,10 @@ class RhythmNet(nn.Module):
 
     def tokens(self,
         signals:list[Tensor], # from inputs
-    )->Float[Tensor, "batch branch token dim"]: # one branch a modality, or one in all for early fusion
+    )->list[Float[Tensor, "batch token dim"]]: # one row a modality, or one in all for early fusion
         "Each signal through its encoder."
         if self.config.fusion == 'early': signals = [torch.cat(signals, 1)]
-        return torch.stack([e(s) for e, s in zip(self.encoders.values(), signals)], 1)
+        return [e(s) for e, s in zip(self.encoders.values(), signals)]
 
     def forward(self,
         x:dict[str, Float[Tensor, "batch _ time"]], # modality to windows, mV
@@ -131,13 +131,17 @@ class RhythmNet(nn.Module):
         z = self.tokens(signals)
         if self.config.fusion == 'late': features, w, logits = self._late(z, available)
         else:
-            z, w = (z[:, 0], mean_weights(available)) if self.fusion is None else self.fusion(z, available)
-            features = self.pool(self.transformer(z))
+            z, w = (z[0], mean_weights(available)) if self.fusion is None else self.fusion(z, available)
+            features = self._pooled(z)
             logits = self.heads[0](self.drop(features))
         return RhythmNetOutput(logits, self.project(features), features, w)
 
+    def _pooled(self, z):
+        z = self.drop_tokens(z.transpose(1, 2)).transpose(1, 2)  # a channel is dropped over the whole window
+        return self.pool(self.transformer(z))
+
     def _late(self, z, available):
-        f = self.pool(self.transformer(z.flatten(0, 1))).unflatten(0, z.shape[:2])  # (batch, modality, dim)
+        f = self._pooled(torch.cat(z)).unflatten(0, (len(z), -1)).transpose(0, 1)  # (batch, modality, dim)
         w = mean_weights(available)
         logits = torch.stack([h(self.drop(f[:, m])) for m, h in enumerate(self.heads)], 1)
         return torch.einsum('bm,bmd->bd', w.to(f.dtype), f), w, torch.einsum('bm,bmc->bc', w.to(f.dtype), logits)
@@ -150,7 +154,7 @@ class RhythmNet(nn.Module):
         for m, v in x.items(): self.scale[m].fit(v, torch.ones(v.shape[:2], dtype=torch.bool, device=v.device) if present is None else present[m])
         return self
 
-# %% ../nbs/13_model.ipynb #c006-5e7a19
+# %% ../nbs/13_model.ipynb #c006-2cb57f
 def _attention(self:RhythmNet,
     x:dict[str, Float[Tensor, "batch _ time"]], # modality to windows, mV
     present:dict[str, Bool[Tensor, "batch _"]]|None=None, # False where a lead is absent
@@ -158,8 +162,8 @@ def _attention(self:RhythmNet,
     "Every attention map of the network, for explanations."
     signals, masks = self.inputs(x, present)
     available, z, cross = torch.stack([p.any(1) for p in masks], 1), self.tokens(signals), {}
-    n = z.shape[2]
-    if self.fusion is None: w, z = mean_weights(available), z.flatten(0, 1)
+    n = z[0].shape[1]
+    if self.fusion is None: w, z = mean_weights(available), torch.cat(z)
     else:
         cross = dict(zip(self.config.modalities, self.fusion.attention(z, available)))
         z, w = self.fusion(z, available)

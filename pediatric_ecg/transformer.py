@@ -12,13 +12,12 @@ from torch import nn, Tensor
 from jaxtyping import Float
 from .fusion import attention_map, sinusoid, split_heads
 
-# %% ../nbs/12_transformer.ipynb #c003-100be2
+# %% ../nbs/12_transformer.ipynb #c003-b0c512
 class Block(nn.Module):
     def __init__(self,
         dim:int, # token width
-        heads:int=4, # dim must be a multiple
+        heads:int=2, # dim must be a multiple
         ff:int=2, # the feed-forward part is this many times wider than dim
-        dropout:float=0.1, # on the output of both halves, in training
     ):
         "Pre-norm Transformer block: $x + \\mathrm{attn}(\\mathrm{norm}(x))$, then $x + \\mathrm{ff}(\\mathrm{norm}(x))$."
         super().__init__()
@@ -26,7 +25,6 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.out = nn.Linear(dim, 3*dim), nn.Linear(dim, dim)
         self.up, self.down = nn.Linear(dim, ff*dim), nn.Linear(ff*dim, dim)
-        self.drop = nn.Dropout(dropout)
 
     def _qkv(self, x): return [split_heads(t, self.heads) for t in self.qkv(self.norm1(x)).chunk(3, -1)]
 
@@ -35,8 +33,8 @@ class Block(nn.Module):
     )->Float[Tensor, "batch token dim"]:
         "Every token may look at every other."
         h = F.scaled_dot_product_attention(*self._qkv(x)).transpose(1, 2).flatten(2)
-        x = x + self.drop(self.out(h))
-        return x + self.drop(self.down(F.gelu(self.up(self.norm2(x)))))
+        x = x + self.out(h)
+        return x + self.down(F.relu(self.up(self.norm2(x))))
 
     def weights(self,
         x:Float[Tensor, "batch token dim"],
@@ -44,14 +42,13 @@ class Block(nn.Module):
         "What each token looks at, for pictures."
         return attention_map(*self._qkv(x)[:2])
 
-# %% ../nbs/12_transformer.ipynb #c004-99e090
+# %% ../nbs/12_transformer.ipynb #c004-d248ed
 class Transformer(nn.Module):
     def __init__(self,
         dim:int, # token width
         depth:int=2, # blocks; 0 returns the tokens as they are
-        heads:int=4, # dim must be a multiple
+        heads:int=2, # dim must be a multiple
         ff:int=2, # widening of the feed-forward part
-        dropout:float=0.1, # in training
         positions:str='sinusoidal', # 'sinusoidal' (any length), 'learned' (at most max_tokens) or 'none'
         max_tokens:int=512, # only for learned positions
     ):
@@ -60,7 +57,7 @@ class Transformer(nn.Module):
         if positions not in ('sinusoidal', 'learned', 'none'): raise ValueError(f"positions must be 'sinusoidal', 'learned' or 'none', not {positions!r}")
         self.positions = positions
         self.table = nn.Parameter(0.02*torch.randn(max_tokens, dim)) if positions == 'learned' and depth else None
-        self.blocks = nn.ModuleList(Block(dim, heads, ff, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, heads, ff) for _ in range(depth))
         self.norm = nn.LayerNorm(dim) if depth else nn.Identity()
 
     def _place(self, x):
