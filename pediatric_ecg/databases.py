@@ -42,7 +42,7 @@ def _tidy(db):
     put('modalities', {k: (v,) if isinstance(v, str) else tuple(v) for k, v in db.modalities.items()})
     put('fits', {k: tuple(v) for k, v in db.fits.items()})
     put('symbols', tuple((int(n), s, d) for n, s, d in db.symbols))
-    for key in ('continues', 'unusable', 'marker_symbols', 'neutral'): put(key, tuple(getattr(db, key)))
+    for key in ('continues', 'unusable', 'marker_symbols', 'neutral', 'notes'): put(key, tuple(getattr(db, key)))
 
 def _check(db):
     "Raise `DataError` for what can be known to be wrong without any data."
@@ -93,6 +93,7 @@ class Database:
     size_mb:float = 0. # Rough size of the release, MB
     citation:str = '' # How to cite it
     licence:str = '' # Its licence
+    notes:tuple[str,...] = () # What a reader of any result on it must know; printed in the report
 
     def __post_init__(self):
         _tidy(self)
@@ -185,6 +186,8 @@ MITDB = Database('mitdb', 'MIT-BIH Arrhythmia Database 1.0.0',
           '(T': ('N', 'L', 'R', 'V'), '(AFL': ('N', 'L', 'R'), '(PREX': ('N',), '(BII': ('N', 'L', 'R'), '(NOD': ('J', 'j'), '(VT': ('V',),
           '(SVTA': ('A', 'a', 'J', 'S'), '(IVR': ('E', 'V'), '(AB': ('N', 'A')},
     neutral=('A', 'a', 'J', 'S', 'j', 'e', 'E', 'V', 'F', 'Q', '?'),
+    notes=('Its two surface leads stand in for two modalities: a test of the mechanics on real signals that says nothing of electrograms.',
+           'Adults, recorded 1975-79; none of it speaks of children.'),
     mains=60., window_seconds=5., records=r'[12]\d\d',
     errata={'age *': 'an age of -1 means unknown', 'clipped *': 'the converter has 11 bits; large beats reach its rails',
             'repeated-marker *': 'a marker repeats the rhythm before it; the segments are joined',
