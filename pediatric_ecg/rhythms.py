@@ -6,11 +6,11 @@
 __all__ = ['AGREE', 'SWITCH', 'beat_labels', 'read_markers', 'unusable_spans', 'segment_frame', 'beat_path', 'segments',
            'all_segments', 'group', 'class_order']
 
-# %% ../nbs/03_rhythms.ipynb #c002-c97460
+# %% ../nbs/03_rhythms.ipynb #c002-2d6086
 from pathlib import Path
 import numpy as np, pandas as pd
 from .databases import LEIPZIG, Database, DataError
-from .records import all_headers, read_annotations, read_header, record_name, record_paths, subject_of, _tables
+from .records import read_annotations, read_header, record_name, record_paths, subject_of, subject_tables
 
 # %% ../nbs/03_rhythms.ipynb #c004-3cffc2
 def beat_labels(
@@ -151,7 +151,7 @@ def _by_beats(rhythm, start, end, at, labels, database):
     keep = lambda r, a, b: _agreement(labels[(at >= a) & (at < b)], r, database) >= AGREE
     return [p for p in pieces if keep(*p)]
 
-# %% ../nbs/03_rhythms.ipynb #c012-7058e5
+# %% ../nbs/03_rhythms.ipynb #c012-ebb0c8
 def segments(
     record:str|Path, # Path without extension; only .hea and .atr are needed
     database:Database=LEIPZIG, # Its specification
@@ -162,7 +162,7 @@ def segments(
 )->pd.DataFrame: # record, subject, rhythm, start, end (samples of the original rate), beats, agreement
     "The rhythm segments of a record. `DataError` for an unknown marker, a missing or a broken file."
     header, name = read_header(record), record_name(record, folder)
-    table = _tables(folder, database) if folder is not None else pd.DataFrame()
+    table = subject_tables(folder, database) if folder is not None else pd.DataFrame()
     known = dict(zip(table['record'], table['subject'])) if 'subject' in table else None
     t = segment_frame(read_annotations(record, database), header.n_samples, database, label, unusable, merge, f'{record}.{database.annotator}')
     t.insert(0, 'record', name)
