@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['simplex_cosine', 'simplex', 'AGCACL']
 
-# %% ../nbs/21_agcacl.ipynb #c002-367f0f
+# %% ../nbs/21_agcacl.ipynb #c002-b84821
 import math
 import torch, torch.nn.functional as F, torch.distributed as dist
 from torch import nn, Tensor
 from jaxtyping import Float, Int, Bool
 from .losses import check_counts, check_labels, effective_weights
-from .contrastive import unit
+from .contrastive import on_sphere
 
 # %% ../nbs/21_agcacl.ipynb #c004-687e87
 def simplex_cosine(
@@ -30,22 +30,21 @@ def simplex(
     axes = torch.linalg.eigh(corners).eigenvectors[:, 1:]          # orthonormal basis of the plane in which they lie
     return F.pad(F.normalize(corners @ axes, dim=1), (0, dim - n_classes + 1))
 
-# %% ../nbs/21_agcacl.ipynb #c006-08b85d
-class _AllReduceSum(torch.autograd.Function):
-    """Sum over processes whose gradient is that of the sum, times the number of processes.
-
-    Each process then holds the same loss of the whole batch; the gradient each one sends to its own samples is
-    scaled so that the *mean* DistributedDataParallel takes over processes is the gradient of one process with the whole batch.
-    """
+# %% ../nbs/21_agcacl.ipynb #c006-92127b
+class _WithGradient(torch.autograd.Function):
+    "A value whose gradient by `z` is already known. Once differentiable: the gradient itself counts as a constant."
     @staticmethod
-    def forward(ctx, x):
-        x = x.clone(); dist.all_reduce(x)
-        return x
+    def forward(ctx, z, value, gradient):
+        ctx.save_for_backward(gradient); ctx.dtype = z.dtype
+        return value.clone()
 
     @staticmethod
-    def backward(ctx, grad): return grad*dist.get_world_size()
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g): return (g*ctx.saved_tensors[0]).to(ctx.dtype), None, None
 
-# %% ../nbs/21_agcacl.ipynb #c007-96954c
+# %% ../nbs/21_agcacl.ipynb #c007-df343e
+_TINY = 1e-30   # in place of a zero denominator whose numerator is zero too
+
 class AGCACL(nn.Module):
     """Adaptive global class-aware contrastive loss: samples against class prototypes, weighted by class frequency (φ) and class similarity (ψ).
 
@@ -80,6 +79,7 @@ class AGCACL(nn.Module):
         self.register_buffer('seen', torch.zeros(len(n), dtype=torch.bool))
         self.register_buffer('phi', effective_weights(n, beta).clamp(max=phi_max).float())
         self.register_buffer('class_counts', n.float())
+        self.register_buffer('_eye', torch.eye(len(n)), persistent=False)
         self.register_buffer('_others', ~torch.eye(len(n), dtype=torch.bool), persistent=False)
 
     def similarity(self)->Float[Tensor, "classes classes"]:
@@ -108,52 +108,78 @@ class AGCACL(nn.Module):
     )->Float[Tensor, ""]:
         "The loss of the batch against the prototypes as they were; in training mode the prototypes then move."
         self._check(z, y, weight)
-        with torch.autocast(z.device.type, enabled=False):
-            z = unit(z)                                                               # (B, d)
-            P = self.prototypes.to(z.dtype, copy=True)                                # (C, d); a copy, since the update below is in place
-            members = (y[:, None] == torch.arange(self.n_classes, device=y.device)).to(z.dtype)   # (B, C)
-            if weight is not None: members = members*weight.to(z.dtype)[:, None]
-            sums, counts = members.T @ z, members.sum(0)                              # (C, d), (C,)
-            a = (self.phi*self.anchor_weights()*self.seen).to(z.dtype)                # (C,) weight of an anchor by class
-            total = (self._nll(z, y, P)*(members @ a)).sum()
-            if self.sync and self.training and dist.is_available() and dist.is_initialized():
-                sums, counts, total = self._reduce(sums, counts, total)
-            loss = total/_positive(a @ counts)
-            if self.geometry: loss = loss + self.geometry*self._geometry(sums, counts, P)
-            if self.training: self._update(sums.detach(), counts, P)
-        return loss
+        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+            u, length = on_sphere(z)                                        # (B, d), (B, 1)
+            P = self.prototypes.to(u.dtype, copy=True)                      # (C, d); a copy, the update below is in place
+            cos = u @ P.T                                                   # (B, C)
+            mine = self._eye.to(u.dtype).index_select(0, y)                 # (B, C) one-hot
+            members = mine if weight is None else mine*weight.to(u.dtype)[:, None]
+            logp = self._log_softmax(cos, y)                                # (B, C)
+            a = (self.phi*self.anchor_weights()*self.seen).to(u.dtype)      # (C,) weight of an anchor by its class
+            w = a.index_select(0, y) if weight is None else members @ a     # (B,)
+            nll = -logp.gather(1, y[:, None])[:, 0]                         # (B,)
+            sums, counts, total, world = self._reduce(members.T @ u, members.sum(0), w @ nll)
+            mass = (a @ counts).clamp_min(_TINY)
+            loss = total/mass
+            slope = (logp.exp() - mine)*(w/(self.tau*mass))[:, None]        # (B, C) ∂L/∂cos
+            means = sums/counts.clamp_min(_TINY)[:, None]                   # (C, d) μ
+            if self.geometry:
+                value, pull = self._geometry(means, counts, P)
+                pull = self.geometry*pull.index_select(0, y)
+                loss, slope = loss + self.geometry*value, slope + (pull if weight is None else pull*weight.to(u.dtype)[:, None])
+            if self.training: self._update(means, counts, P)
+            slope = slope*(world/length)
+            gradient = torch.addcmul(slope @ P, u, (slope*cos).sum(1, keepdim=True), value=-1)   # (B, d) ∂L/∂z
+        return _WithGradient.apply(z, loss, gradient)
 
-    def _nll(self, z, y, P):
-        "ℓ of each sample, (B,). Unseen classes are masked out, but a row's own class never is, so every row stays finite."
-        bias = self.psi_matrix().to(z.dtype).log().masked_fill(self._others & ~self.seen, -math.inf)   # (C, C)
-        return F.cross_entropy(z @ P.T/self.tau + bias[y], y, reduction='none')
+    def _log_softmax(self, cos, y):
+        "Log-probabilities of every class, (B, C). Unseen classes are masked out, but a row's own class never is, so every row stays finite."
+        bias = self.psi_matrix().to(cos.dtype).log().masked_fill(self._others & ~self.seen, -math.inf)   # (C, C)
+        return torch.add(bias.index_select(0, y), cos, alpha=1/self.tau).log_softmax(1)
 
-    def _geometry(self, sums, counts, P):
-        "Mean over pairs of seen classes, one of them in the batch, of relu(μ_c·P_c' − t)²."
-        pairs = self._others & self.seen & (self.seen & (counts > 0))[:, None]        # (C, C)
-        excess = (sums @ P.T/_positive(counts)[:, None] - self.target).relu()
-        return (excess.square()*pairs).sum()/pairs.sum().clamp_min(1)
+    def _geometry(self, means, counts, P):
+        "Mean over pairs of seen classes, the first in the batch, of relu(μ_c·P_c' − t)²; and its slope by the cosine of one sample of c to P_c', (C, C)."
+        first = self.seen & (counts > 0)
+        excess = (means @ P.T - self.target).relu()*(self._others & self.seen & first[:, None])
+        pairs = (first.sum()*(self.seen.sum() - 1)).clamp_min(1)
+        return excess.square().sum()/pairs, excess*(2/(pairs*counts.clamp_min(_TINY)))[:, None]
 
-    @torch.no_grad()
-    def _update(self, sums, counts, P):
-        "P ← normalise(m P + (1 − m) mean). From zeros this is the mean's direction, so a class starts at its first mean. No direction, no move."
-        moved = self.momentum*P + (1 - self.momentum)*sums/_positive(counts)[:, None]
+    def _update(self, means, counts, P):
+        "P ← normalise(m P + (1 − m) μ). From zeros this is μ's direction, so a class starts at its first mean. No direction, no move."
+        moved = self.momentum*P + (1 - self.momentum)*means
         length = moved.norm(dim=1, keepdim=True)
-        ok = (counts > 0) & length[:, 0].isfinite() & (length[:, 0] > 1e-12)
-        self.prototypes.copy_(torch.where(ok[:, None], moved/_positive(length), P))
+        ok = (counts > 0) & length[:, 0].isfinite() & (length[:, 0] > 1e-6)
+        self.prototypes.copy_(torch.where(ok[:, None], (moved/length).to(self.prototypes.dtype), self.prototypes))
         self.seen.logical_or_(ok)
 
     def _reduce(self, sums, counts, total):
-        "Class sums, counts and the loss's numerator over all processes, in one message of C (d + 1) + 1 numbers."
-        flat = _AllReduceSum.apply(torch.cat([sums.flatten(), counts, total[None]]))
-        return flat[:sums.numel()].view_as(sums), flat[sums.numel():-1].detach(), flat[-1]
+        """Class sums, counts and the loss's numerator over all processes, and how many those are: one message of C (d + 1) + 1 numbers.
+
+        Each process then holds the loss of the whole batch. Gradients are multiplied by the number of processes, since
+        DistributedDataParallel takes their mean: the result is the gradient of one process with the whole batch.
+        """
+        if not (self.sync and self.training and dist.is_available() and dist.is_initialized()): return sums, counts, total, 1
+        flat = torch.cat([sums.flatten(), counts, total[None]])
+        dist.all_reduce(flat)
+        return flat[:sums.numel()].view_as(sums), flat[sums.numel():-1], flat[-1], dist.get_world_size()
+
+    def _apply(self, fn, recurse=True):
+        "Move with the model, but never below float32: an average in bfloat16 with a momentum near 1 stands still."
+        kept = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, b in kept.items():
+            if self._buffers[name].dtype in (torch.float16, torch.bfloat16): self._buffers[name] = b.to(self._buffers[name].device)
+        return self
+
+    def _load_from_state_dict(self, state, prefix, meta, strict, missing, unexpected, errors):
+        "Prototypes belong to the training fold they were made on; those of another fold would leak it."
+        theirs = state.get(prefix + 'class_counts')
+        if theirs is not None and (theirs.shape != self.class_counts.shape or (theirs.cpu() != self.class_counts.cpu()).any()):
+            errors.append('the state is of another training fold (its class counts differ); build AGCACL with the counts of that fold')
+        else: super()._load_from_state_dict(state, prefix, meta, strict, missing, unexpected, errors)
 
     def _check(self, z, y, weight):
         if z.ndim != 2 or z.shape != (len(y), self.dim): raise ValueError(f'embeddings: shape {(len(y), self.dim)} wanted (batch, dim), got {tuple(z.shape)}')
         if not z.is_floating_point(): raise TypeError(f'embeddings: floating point wanted, got {z.dtype}')
         if weight is not None and weight.shape != y.shape: raise ValueError(f'weight: one a sample wanted, {tuple(y.shape)}, got {tuple(weight.shape)}')
         check_labels(y, self.n_classes, self.validate)
-
-def _positive(x):
-    "`x`, with 1 in place of 0, for a quotient whose numerator is then 0 too."
-    return torch.where(x > 0, x, torch.ones_like(x))
