@@ -163,7 +163,7 @@ def _patients(table, rows):
     _check(table); use = _use(table, rows)
     if not len(use): raise DataError("no window takes part in the folds; the filter of rows is empty")
     subjects, labels, W, who = _holdings(table, use)
-    if len(subjects) < 3: raise DataError(f"{len(subjects)} patients are too few for patient-wise folds; train, validation and test need 3 or more")
+    if len(subjects) < 2: raise DataError(f"{len(subjects)} patient is too few for patient-wise folds; train and test need 2 or more, validation a third")
     if not ((W > 0).sum(0) >= 2).any(): raise DataError("no rhythm is held by two patients or more; nothing can be scored patient-wise")
     return use, subjects, labels, W, who
 
