@@ -19,7 +19,7 @@ class Event(NamedTuple):
     cycle: float = .8   # s since the last activation of that chamber: sets repolarisation
     note: tuple = ()    # (symbol, aux) where it is annotated
 
-# %% ../nbs/01a_sim_events.ipynb #c004-3bcbdc
+# %% ../nbs/01a_sim_events.ipynb #c004-9f7394
 LOCATIONS = ('right posteroseptal', 'left lateral', 'right posterior', 'left anterior', 'right lateral', 'right parahisian',
              'left posteroseptal', 'left posterior', 'left posterolateral', 'left anterolateral')
 
@@ -49,6 +49,10 @@ class Patient:
     flutter: float = .22      # cycle of atrial flutter
     va_conducts: bool = True  # does a ventricular beat reach the atria?
     bundle: str = 'his'       # usual QRS: 'his', 'rbbb' (after repair of Fallot), 'lbbb'
+    age_text: str = ''        # the age as the table has it, warts included
+
+    @property
+    def adult(self): return self.age > 19
 
     @property
     def size(self): return float(np.clip(.55 + .45*self.age/16, .55, 1))  # conduction paths grow with the child
@@ -71,12 +75,12 @@ def draw_patient(rng:np.random.Generator, # the patient's own generator
     drawn.setdefault('fast_retro', drawn['hv'] + u(.008, .03))
     return Patient(**drawn)
 
-# %% ../nbs/01a_sim_events.ipynb #c006-491b1c
+# %% ../nbs/01a_sim_events.ipynb #c006-88a962
 class Heart:
     "Where the impulse is: the last activation of each chamber and the sinus clock"
     def __init__(self, patient:Patient, rng:np.random.Generator):
         self.p, self.rng, self.events = patient, rng, []
-        self.a = self.v = self.stim = self.wave = -1.  # last atrial and ventricular activation, stimulus, fibrillation or flutter wave
+        self.a = self.v = self.stim = self.wave = -.1  # last atrial and ventricular activation, stimulus, fibrillation or flutter wave
         self.next_sinus = rng.uniform(.3, .7)
         self.back = False          # has the last atrial activation come back from below and not yet returned?
         self.kind = self.next = '' # the beat before and the beat after
@@ -150,7 +154,7 @@ def junctional(h, cycle=None):
     if h.p.va_conducts and his - h.a > .3: h.atrium(his + h.p.fast_retro, 'avn')
     return h.ventricle(his + h.p.hv, h.p.bundle)
 
-# %% ../nbs/01a_sim_events.ipynb #c008-7fa784
+# %% ../nbs/01a_sim_events.ipynb #c008-141643
 def initiate(h):
     "A tachycardia needs an impulse on its way back; where there is none a premature atrial beat gives it"
     if not h.back: h.atrium(max(h.a + .2, h.v + .3), 'focus')
@@ -167,7 +171,8 @@ def avrt(h, wave='his'):
     "Orthodromic AVRT: down the AV node, through the ventricles, up the accessory pathway"
     initiate(h)
     v = h.ventricle(h.his(h.a + h.jitter(1.5*h.p.ah, .012)) + h.p.hv, wave)
-    h.atrium(v + h.p.va, 'ap', back=True)
+    same_side = wave == 'lbbb' and h.p.ap_location.startswith('left')  # a block on the pathway's side lengthens the way round (Coumel's sign)
+    h.atrium(v + h.p.va + .035*same_side, 'ap', back=True)
     return v
 
 # %% ../nbs/01a_sim_events.ipynb #c009-c0b384
@@ -207,7 +212,7 @@ def pace_ventricle(h):
     if back: h.atrium(v + (h.p.va + .03 if h.p.ap_location else h.p.fast_retro + .1), 'ap' if h.p.ap_location else 'avn', back=h.next in TACHY)
     return v
 
-# %% ../nbs/01a_sim_events.ipynb #c010-046ada
+# %% ../nbs/01a_sim_events.ipynb #c010-c41bb5
 def ventricular(h, focus, cycle, first=.6):
     "A focus in the ventricles fires; the sinus node beats on beside it"
     v = h.v + (h.jitter(cycle, .03) if h.after(focus) else first*h.p.sinus)
@@ -216,9 +221,9 @@ def ventricular(h, focus, cycle, first=.6):
 
 def fusion(h):
     "Sinus impulse and ventricular focus share the ventricles"
-    a = h.atrium(max(h.next_sinus, h.v + .22), 'sinus')
-    his = h.his(a + h.ah(a)) + h.p.hv
-    return h.ventricle(his - .01, (('his', .01), ('vt', 0.)))
+    v = h.v + h.rng.uniform(.85, .95)*(h.p.vt if h.after('VT') else h.p.sinus)
+    a = h.atrium(max(v - h.p.hv - h.p.ah, h.a + .2), 'sinus')
+    return h.ventricle(h.his(a + h.p.ah) + h.p.hv - .01, (('his', .01), ('vt', 0.)))
 
 def fibrillate(h, until):
     "Wavelets wander over the atria about six times a second"
@@ -265,7 +270,7 @@ def kind_of(symbol:str, aux:str, rhythm:str)->str: # key of BEATS
     if rhythm == '(AFIB' and symbol in 'NL': return 'AFIB-L' if symbol == 'L' else 'AFIB'
     return symbol if symbol in BEATS else 'N'
 
-# %% ../nbs/01a_sim_events.ipynb #c012-46d6bb
+# %% ../nbs/01a_sim_events.ipynb #c012-69590c
 def _groups(script):
     "Markers and quality marks with the beat that follows them"
     marks = []
@@ -278,7 +283,7 @@ def _groups(script):
 
 def _unseen(h, rhythm):
     "A pair of quality marks: the heart beats on, nobody can read it"
-    start, h.note, h.next = h.v + h.rng.uniform(.16, .3), (), ''
+    start, h.note, h.next = max(.05, h.v + h.rng.uniform(.16, .3)), (), ''
     end = start + h.rng.uniform(.5, 1.6)
     h.emit(start, 'note', note=('~', ''))
     while h.v < end: beat(h, DEFAULT.get(rhythm, 'N'))
@@ -290,7 +295,7 @@ def beat(h, kind):
     h.kind = kind
     return v
 
-# %% ../nbs/01a_sim_events.ipynb #c013-d7c93d
+# %% ../nbs/01a_sim_events.ipynb #c013-3b3b35
 def play(script,                # iterable of (symbol, aux) in order: markers, beats and quality marks
          patient:Patient,       # whose heart it is
          rng:np.random.Generator,
@@ -312,9 +317,9 @@ def play(script,                # iterable of (symbol, aux) in order: markers, b
             h.next = kind_of(*group[1], next((a for s, a in group[0][::-1] if s == '+'), rhythm)) if after else ''
             beat(h, kind_of(*this, rhythm))
         to = h.v if this else h.v + .7
-        lead = rng.uniform(.1, max(.1, min(.6, to - last - .1)))
-        for j, mark in enumerate(ahead): h.emit(to - lead*(1 - j/len(ahead)), 'note', note=mark)
+        lead = rng.uniform(.1, max(.1, min(.5, to - max(last, 0) - .12)))
         for j, mark in enumerate(ahead):
-            if mark[0] == '~': h.emit(to - lead, 'noise', cycle=1.)
+            h.emit(t := max(0, to - lead*(1 - j/len(ahead))), 'note', note=mark)
+            if mark[0] == '~': h.emit(t, 'noise', cycle=1.)
         yield h.events
         h.events = []
