@@ -124,7 +124,7 @@ class Replay:
     def __init__(self, rows): self.rows = rows
     def __call__(self, patient, rng): return self.rows
 
-# %% ../nbs/01_simulator.ipynb #c006-3d1442
+# %% ../nbs/01_simulator.ipynb #c006-edd84f
 def _patient(known, script, seed):
     "Draw the patient; where the real length is known, choose the sinus rate so that the replay lasts as long"
     known = dict(known)
@@ -138,22 +138,22 @@ def _patient(known, script, seed):
             end = max((e.time for e in events), default=length)
             slow, length = slow + (end - length)*any(e.what == 'A' and e.origin[0][0] == 'sinus' for e in events), max(end, length)
         if fit: p = replace(p, sinus=float(np.clip(p.sinus*(1 + (target - length)/max(slow, 1)), .4, 1.3)))
-    return p, length + .7
+    return p, length
 
 def _record(folder, p, script, seconds, seed, channels, signals):
-    "One patient: play, render, write; no more than a few chunks in memory"
+    "One patient: play, render, write; no more than a few chunks in memory. Returns the patient and the length in s"
     heart, body, lab, plan = (np.random.default_rng(s) for s in seed.spawn(4))
-    waves, n = Waves(p, body), int(round(seconds*FS))
+    waves, n = Waves(p, body), int(round(seconds*FS)) if np.isfinite(seconds) else None   # None: to the end of the script
     flat = p.record == 'x0027'
     out, render = Writer(folder, p.record, channels), Renderer(waves, lab, flat='ABL12' if flat else '')
     notes, waiting, noisy, last = [], [], [], 0.
     def flush(until):
-        while signals and out.n < n and (render.start + CHUNK)/FS < until:
+        while signals and (n is None or out.n < n) and (render.start + CHUNK)/FS < until:
             end = (render.start + CHUNK)/FS
             for e in waiting:
                 if e.time < end: render.add(e)
             waiting[:] = [e for e in waiting if e.time >= end]
-            out.write(render.chunk(noisy)[:n - out.n])
+            out.write(render.chunk(noisy)[:None if n is None else n - out.n])
             noisy[:] = [s for s in noisy if s[1] > end]
     for events in play(script(p, plan), p, heart):
         for e in sorted(events):
@@ -164,14 +164,16 @@ def _record(folder, p, script, seconds, seed, channels, signals):
         flush(last - 1.5)
         if not signals: waiting.clear()
         if last > seconds + 2: break
+    n = n or int((last + .7)*FS)
     flush(np.inf)
     out.close(['simulated by pediatric_ecg, not a patient', f'age {p.age:g} diagnosis {p.diagnosis}'], n)
     if not isinstance(script, Replay):   # a marker whose beats did not fit any more would name a rhythm that is not there
         notes = [note for note in notes if round(note[0]*FS) < n]
         while notes and notes[-1][1] == '+': notes.pop()
     write_annotations(folder, p.record, notes, n)
+    return p, n/FS
 
-# %% ../nbs/01_simulator.ipynb #c007-bdd39a
+# %% ../nbs/01_simulator.ipynb #c007-08eb2f
 def _caps(lengths, hours):
     "Short records stay whole, long ones are cut to one length, so that the sum keeps to the limit"
     left, caps = hours*3600, {}
@@ -206,14 +208,13 @@ def simulate(out,                 # folder to make; must not exist, or be empty
     seeds = root.spawn(len(who))
     drawn = [_patient(w, s, q.spawn(1)[0]) for w, s, q in zip(who, scripts, seeds)]
     lengths = [seconds if length is None else length for _, length in drawn]
-    if hours: lengths = _caps(lengths, hours)
+    if labels is not None: lengths = [c if c < s else np.inf for c, s in zip(_caps(lengths, hours or np.inf), lengths)]
     layouts = [SURFACE + LAYOUTS[layout or LAYOUT_OF.get(p.record, 'standard')] for p, _ in drawn]
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         jobs = [delayed(_record)(part, p, *job, signals) for (p, _), *job in zip(drawn, scripts, lengths, seeds, layouts)]
-        for _ in tqdm(Parallel(n_jobs=n_jobs, return_as='generator')(jobs), total=len(jobs), disable=not progress, desc='simulate'): pass
-        write_tables(part, [(p, s) for (p, _), s in zip(drawn, lengths)])
+        write_tables(part, list(tqdm(Parallel(n_jobs=n_jobs, return_as='generator')(jobs), total=len(jobs), disable=not progress, desc='simulate')))
         if out.exists(): out.rmdir()
         os.replace(part, out)
     except OSError as e: raise DataError(f'{out}: cannot be written ({e.strerror or e}): make room or choose another folder') from e
