@@ -13,37 +13,45 @@ import numpy as np, wfdb
 from .databases import DataError
 from .records import Header, check_signal_file, read_header, read_signals, _TO_MV
 
-# %% ../nbs/00b_decode.ipynb #c004-be047a
-_INVALID = {'16': -1 << 15, '24': -1 << 23, '212': -1 << 11} # the integer that means: no sample here
+# %% ../nbs/00b_decode.ipynb #c004-2ef2b4
+_INVALID = {'16': -1 << 15, '24': -1 << 23, '212': -1 << 15} # the integer that means: no sample here
+_SCALE = {'16': 1, '24': 1, '212': 16} # by how much the integers of _unpack are too large
 
-def _integers(fmt, file, offset, k, start, n):
-    "Samples start…start+n of the k leads in one file as an integer array (n, k)."
-    first, count = start*k, n*k
-    skip = first % 2 if fmt == '212' else 0 # two samples share three bytes
-    begin, size = {'16': (2*first, 2*count), '24': (3*first, 3*count), '212': ((first - skip)//2*3, -(-3*(count + skip)//2))}[fmt]
-    buf = np.zeros(1 + size + (-size) % 3, np.uint8)
+def _unpack(fmt, buf, first, n, k):
+    "Frames first…first+n of k leads as integers (n, k). `buf` holds one byte, then the file's."
+    at = first*k
+    if fmt == '16': return np.ndarray((n, k), '<i2', buf, 1 + 2*at)
+    if fmt == '24': return np.ndarray((n, k), '<i4', buf, 3*at, (3*k, 3)) >> 8 # the byte before each sample comes along, and drops out
+    skip = at % 2
+    m, at = (n*k + skip + 1)//2, at//2*3
+    low, high = np.ndarray(m, '<i2', buf, at + 1, (3,)), np.ndarray(m, '<u2', buf, at + 2, (3,)) # bytes 0 and 1, 1 and 2 of each three
+    two = np.empty((m, 2), np.int16)
+    np.left_shift(low, 4, out=two[:, 0]) # twelve bits moved to the top, where the sign is
+    two[:, 1] = ((high & 0xf0) << 8 | high >> 4 & 0xff0).view(np.int16)
+    return two.ravel()[skip:skip + n*k].reshape(n, k)
+
+# %% ../nbs/00b_decode.ipynb #c005-7d863e
+_BITS = {'16': 16, '24': 24, '212': 12}
+
+def _decode(fmt, file, offset, k, start, out, columns, gain, baseline, factor):
+    "Frames of one file into `out` (leads, n) in mV, in pieces that stay in the cache. `columns`: the places of the leads among the file's k."
+    n = out.shape[1]
+    early = start*k % 2 if fmt == '212' else 0 # begin at a whole byte
+    begin, size = (start - early)*k*_BITS[fmt]//8, -(-(n + early)*k*_BITS[fmt]//8)
+    buf = np.zeros(size + 4, np.uint8) # one byte before for _unpack, and room for half a pair behind
     with open(file, 'rb') as f:
         f.seek(offset + begin)
-        got = f.readinto(memoryview(buf)[1:1 + size])
-    if got < size: raise DataError(f'{file}: ends at sample {(got + begin)*2//(3 if fmt == "212" else 2*int(fmt)//8)//k}, before the end that the header gives; download it again')
-    if fmt == '16': return np.ndarray((n, k), '<i2', buf, 1)
-    if fmt == '24': return np.ndarray((n, k), '<i4', buf, 0, (3*k, 3)) # the byte before comes along as the lowest: see _to_mv
-    a, b, c = buf[1:].reshape(-1, 3).T.astype(np.int16)
-    two = np.empty((len(a), 2), np.int16)
-    two[:, 0], two[:, 1] = a | (b & 15) << 8, c | (b & 240) << 4
-    return (((two ^ 2048) - 2048).ravel()[skip:skip + count]).reshape(n, k)
-
-# %% ../nbs/00b_decode.ipynb #c005-05e0fc
-def _to_mv(raw, fmt, out, columns, gain, baseline, factor):
-    "Integers (n, k) to mV in `out` (leads, n), in pieces that stay in the cache."
-    for i in range(0, len(raw), 4096):
-        piece = raw[i:i + 4096, columns]
-        if fmt == '24': piece = piece >> 8 # drops that byte and extends the sign
-        to = out[:, i:i + len(piece)]
-        np.subtract(piece.T, baseline, out=to)
-        to /= gain
+        if (got := f.readinto(memoryview(buf)[1:1 + size])) < size:
+            raise DataError(f'{file}: ends at byte {offset + begin + got:,}, before the last sample that the header promises; download it again')
+    scale, piece = _SCALE[fmt], max(1024, (1 << 17)//k & ~1)
+    for i in range(0, n, piece):
+        to = out[:, i:i + piece]
+        raw = _unpack(fmt, buf, i + early, to.shape[1], k)[:, columns].T
+        to[:] = raw
+        to -= baseline*scale # powers of two: exact
+        to /= gain*scale
         if (factor != 1).any(): to *= factor
-        if piece.min() == _INVALID[fmt]: to[piece.T == _INVALID[fmt]] = np.nan
+        if raw.min() == _INVALID[fmt]: to[raw == _INVALID[fmt]] = np.nan
 
 # %% ../nbs/00b_decode.ipynb #c006-08c520
 @lru_cache(maxsize=256)
@@ -59,7 +67,7 @@ def _layout(path, stamp):
     if not all(same(h.fmt, cs) and same(h.byte_offset, cs) for cs in files.values()): return None
     return [(str(Path(path).parent/name), h.fmt[cs[0]], h.byte_offset[cs[0]] or 0, cs) for name, cs in files.items()]
 
-# %% ../nbs/00b_decode.ipynb #c007-ad9c05
+# %% ../nbs/00b_decode.ipynb #c007-73b7ce
 class Reader:
     "Reads stretches of chosen channels of one record in mV; `DataError` if its signal file is missing or short."
     def __init__(self,
@@ -90,7 +98,7 @@ class Reader:
             places = [held.index(c) for c in ch]
             step = slice(places[0], places[-1] + 1) if places == list(range(places[0], places[-1] + 1)) else places
             to = out if rows == list(range(len(out))) else np.empty((len(rows), stop - start))
-            _to_mv(_integers(fmt, file, offset, len(held), int(start), stop - start), fmt, to, step,
-                   column(h.gain), column(h.baseline), np.array([_TO_MV.get(h.units[c], 1.) for c in ch])[:, None])
+            _decode(fmt, file, offset, len(held), int(start), to, step, column(h.gain), column(h.baseline),
+                    np.array([_TO_MV.get(h.units[c], 1.) for c in ch])[:, None])
             if to is not out: out[rows] = to
         return out.T

@@ -65,7 +65,10 @@ def design(
     if pre.notch: parts.append(signal.tf2sos(*signal.iirnotch(pre.notch, pre.notch_q, fs=pre.fs)))
     return np.vstack(parts) if parts else np.array([[1., 0, 0, 1, 0, 0]])
 
-# %% ../nbs/04_signals.ipynb #c008-d4ca73
+# %% ../nbs/04_signals.ipynb #c008-7e9b6d
+@lru_cache(maxsize=32)
+def _rest(pre): return signal.sosfilt_zi(design(pre)) # the state in which a constant of 1 leaves the cascade at rest
+
 @lru_cache(maxsize=32)
 def overlap(
     pre:Preprocess, # The filter
@@ -109,8 +112,10 @@ def _bank(up, down, group=25):
         banks.append((p0, int(i[0]), np.where((tap >= 0) & (tap < h.size), h[np.clip(tap, 0, h.size - 1)], 0.)))
     return up*k, down*k, banks
 
-# %% ../nbs/04_signals.ipynb #c012-0023c8
-def _reach(up, down): return 10*max(up, down)//up + 1 # inputs on either side of an output that the resampler reads
+# %% ../nbs/04_signals.ipynb #c012-dc29a4
+def _reach(up, down):
+    "Inputs that the resampler reads on either side of an output, and one whole turn of the phases."
+    return 0 if up == down else 10*max(up, down)//up + 1 + _bank(up, down)[1]
 
 def _resample(x, first, up, down, a, b):
     "Outputs a…b of the signal x (samples,), whose first sample is number `first` of the record. Zero outside of x."
@@ -118,29 +123,34 @@ def _resample(x, first, up, down, a, b):
     U, D, banks = _bank(up, down)
     q0, q1, low = a//U, -(-b//U), min(i for _, i, _ in banks)
     s0, s1 = q0*D + low, (q1 - 1)*D + max(i + len(w) for _, i, w in banks) # inputs that are touched
-    buf = np.zeros(s1 - s0)
-    lo, hi = max(first, s0), min(first + len(x), s1)
-    buf[lo - s0:hi - s0] = x[lo - first:hi - first]
+    if s0 < first or s1 > first + len(x): x, first = np.pad(x, (max(0, first - s0), max(0, s1 - first - len(x)))), min(first, s0)
     y = np.empty((q1 - q0, U))
     for p0, i, w in banks:
-        rows = as_strided(buf[i - low:], (q1 - q0, len(w)), (D*buf.itemsize, buf.itemsize), writeable=False)
+        rows = as_strided(x[q0*D + i - first:], (q1 - q0, len(w)), (D*x.itemsize, x.itemsize), writeable=False)
         np.matmul(rows, w, out=y[:, p0:p0 + w.shape[1]])
     return y.reshape(-1)[a - q0*U:b - q0*U]
 
-# %% ../nbs/04_signals.ipynb #c014-020a1e
+# %% ../nbs/04_signals.ipynb #c014-19dbff
+def _extend(x, left, right):
+    "Odd extension: the signal turned by 180° about its first and its last sample."
+    if len(x) == 1: return np.full(left + 1 + right, x[0])
+    if len(x) <= max(left, right): return np.pad(x, (left, right), mode='reflect', reflect_type='odd')
+    y = np.empty(left + len(x) + right)
+    y[:left], y[left:left + len(x)], y[left + len(x):] = 2*x[0] - x[left:0:-1], x, 2*x[-1] - x[-2:-right - 2:-1]
+    return y
+
 def _piece(x, first, fs, pre, lo, hi):
     "Outputs lo…hi (float64) of a stretch without gaps: extend oddly at both ends, resample, filter forwards, filter backwards."
     up, down = ratio(fs, pre.fs)
-    sos, e, reach = design(pre), max(round(pre.pad*fs), -(-down//up) + 1), _reach(up, down)
-    x = np.pad(x, e + reach, mode='reflect', reflect_type='odd') if len(x) > 1 else np.pad(x, e + reach, mode='edge')
-    a, b = -((e - first)*up//down), (first + len(x) - 2*reach - e - 1)*up//down + 1
-    y = _resample(x, first - e - reach, up, down, a, b)
-    zi = signal.sosfilt_zi(sos)
+    sos, zi, e = design(pre), _rest(pre), max(round(pre.pad*fs), -(-down//up) + 1)
+    a, b = -((e - first)*up//down), (first + len(x) - 1 + e)*up//down + 1 # outputs within the extended stretch
+    more = e + _reach(up, down)
+    y = _resample(_extend(x, more, more), first - more, up, down, a, b)
     y = signal.sosfilt(sos, y, zi=zi*y[0])[0]
     y = signal.sosfilt(sos, y[::-1], zi=zi*y[-1])[0][::-1]
     return y[lo - a:hi - a]
 
-# %% ../nbs/04_signals.ipynb #c015-f5be5f
+# %% ../nbs/04_signals.ipynb #c015-88f8cf
 def _runs(mask):
     "Starts and ends of the runs of True in a vector."
     edges = np.flatnonzero(np.diff(np.r_[False, mask, False]))
@@ -157,8 +167,8 @@ def apply(
     out = np.empty((len(x), hi - lo), np.float32)
     up, down = ratio(fs, pre.fs)
     for row, lead in zip(out, x):
+        if np.isfinite(lead.sum()): row[:] = _piece(lead, first, fs, pre, lo, hi); continue
         good = np.isfinite(lead)
-        if good.all(): row[:] = _piece(lead, first, fs, pre, lo, hi); continue
         for s, e in zip(*_runs(~good)):
             if s and e < len(lead) and e - s <= pre.max_gap*fs: good[s:e] = True
         lead = np.interp(np.arange(len(lead)), np.flatnonzero(np.isfinite(lead)), lead[np.isfinite(lead)]) if good.any() else lead
@@ -217,7 +227,7 @@ def stream(
         start, stop = needed(n, fs, pre, lo, hi)
         yield apply(np.ascontiguousarray(np.asarray(read(start, stop), float).T), start, fs, pre, lo, hi).T
 
-# %% ../nbs/04_signals.ipynb #c019-79b57b
+# %% ../nbs/04_signals.ipynb #c019-517bd6
 def quality(
     raw:np.ndarray, # (leads, n) signal as recorded, mV
     fs:float, # Its rate, Hz
@@ -226,33 +236,35 @@ def quality(
     jump_mv:float=.05 # A plateau entered or left by a step of this size is a rail
 )->dict[str,np.ndarray]: # 'flat', 'clipped', 'missing': bool (windows, leads)
     "Flags of every window and lead that must be read off the signal as recorded, because filtering hides them."
-    raw, n = np.atleast_2d(raw), np.shape(raw)[-1]
-    idx = np.c_[starts, np.minimum(stops, n)].ravel()
-    def each(op, a): # op over every window; reduceat wants the end inside
-        a = np.concatenate([a, a[:, -1:]], 1)
-        return op.reduceat(a, idx, axis=1)[:, ::2].T
-    gap = ~np.isfinite(raw)
-    missing = each(np.logical_or, gap)
-    if gap.any(): high, low = each(np.fmax, raw), each(np.fmin, raw)
-    else: high, low = each(np.maximum, raw), each(np.minimum, raw)
-    with np.errstate(invalid='ignore'): flat = ~(high - low > flat_mv)
-    return {'flat': flat, 'clipped': each(np.logical_or, _rails(raw, fs, jump_mv)) & ~flat, 'missing': missing}
+    n = raw.shape[1]
+    idx = np.minimum(np.c_[starts, stops].ravel(), n - 1) # reduceat wants both ends inside
+    each = lambda op, a: op.reduceat(a, idx, axis=1)[:, ::2].T # op over every window
+    high, low = each(np.maximum, raw), each(np.minimum, raw)
+    missing = ~np.isfinite(high + low) # NaN passes through maximum and minimum
+    if missing.any(): high, low = each(np.fmax, raw), each(np.fmin, raw)
+    flat = ~(high - low > flat_mv)
+    rails = _rails(raw, fs, jump_mv)
+    clipped = each(np.logical_or, rails) & ~flat if rails is not None else np.zeros_like(flat)
+    return {'flat': flat, 'clipped': clipped, 'missing': missing}
 
 def _rails(raw, fs, jump_mv):
-    "Where a lead (leads, n) stands still for 10 ms or longer, at an extreme that it reaches or leaves with a jump."
-    k = max(4, round(.01*fs))
-    out = np.zeros(raw.shape, bool)
-    still = raw[:, 1:] == raw[:, :-1]
-    long = still[:, :max(0, still.shape[1] - k + 2)].copy()
-    for j in range(1, k - 1): long &= still[:, j:j + long.shape[1]]
+    "Where a lead (leads, n) stands still for 10 ms or longer, at an extreme that it reaches or leaves with a jump. None for nowhere."
+    k, n, out = max(4, round(.01*fs)) - 1, raw.shape[1], None # k equal steps make the plateau
+    if n <= k: return None
+    long, m = raw[:, 1:] == raw[:, :-1], 1 # m steps from here on are level
+    while m < k:
+        j = min(m, k - m)
+        long, m = long[:, :-j] & long[:, j:], m + j
     for c in np.flatnonzero(long.any(1)):
         x, (s, e) = raw[c], _runs(long[c])
-        e = e + k - 1 # first sample after the plateau
-        before, after = x[s] - x[np.maximum(s - 1, 0)], x[s] - x[np.minimum(e, len(x) - 1)]
-        for a, b in np.c_[s, e][(before*after >= 0) & (np.maximum(abs(before), abs(after)) >= jump_mv)]: out[c, a:b] = True
+        e = e + k # first sample after the plateau
+        before, after = x[s] - x[np.maximum(s - 1, 0)], x[s] - x[np.minimum(e, n - 1)]
+        for a, b in np.c_[s, e][(before*after >= 0) & (np.maximum(abs(before), abs(after)) >= jump_mv)]:
+            if out is None: out = np.zeros(raw.shape, bool)
+            out[c, a:b] = True
     return out
 
-# %% ../nbs/04_signals.ipynb #c020-6ec0c5
+# %% ../nbs/04_signals.ipynb #c020-53526f
 def noise(
     y:np.ndarray, # (..., T) processed signal, mV
     fs:float # Its rate, Hz
@@ -262,7 +274,8 @@ def noise(
     m = max(3, min(round(.2*fs), d.shape[-1]))
     if d.shape[-1] < m: return np.zeros(y.shape[:-1])
     d = d[..., :d.shape[-1]//m*m].reshape(*d.shape[:-1], -1, m)
-    return np.quantile(np.sqrt((d*d).mean(-1)/6), .25, axis=-1)
+    power = np.einsum('...t,...t->...', d, d)/(6*m)
+    return np.sqrt(np.partition(power, power.shape[-1]//4, axis=-1)[..., power.shape[-1]//4])
 
 def robust_scale(
     y:np.ndarray # (leads, samples) processed signal, mV

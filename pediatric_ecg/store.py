@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 import numpy as np, pandas as pd
 from .databases import DataError
 
-# %% ../nbs/04a_store.ipynb #c004-1d29de
+# %% ../nbs/04a_store.ipynb #c004-fe7ff3
 FORMAT = 1 # raised when the files of a store change their meaning
 _TEXT = ('record', 'subject', 'rhythm', 'label')
 _BITS = ('present_', 'flat_', 'clipped_', 'noisy_', 'gap_')
@@ -21,7 +21,8 @@ def bits(
     flags:np.ndarray # (windows, leads) bool
 )->list[str]: # '1101' for each window
     "Flags of every lead as a string that survives a CSV file."
-    return [''.join('01'[int(b)] for b in row) for row in flags]
+    text = np.where(flags, b'1', b'0')
+    return text.view(f'S{max(1, text.shape[1])}').ravel().astype(str).tolist() if text.size else ['']*len(text)
 
 def unbits(
     column # strings of equal length

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['cut', 'code_hash', 'prepare']
 
-# %% ../nbs/05_windows.ipynb #c002-6b0e25
-import errno, hashlib, json, platform
+# %% ../nbs/05_windows.ipynb #c002-bdf710
+import csv, errno, hashlib, json, multiprocessing, platform
+from functools import lru_cache
 from pathlib import Path
 import joblib, numpy as np, pandas as pd, scipy, wfdb
 from joblib import Parallel, delayed
@@ -44,7 +45,7 @@ def cut(
     keep = out.end.to_numpy() <= t.end.to_numpy()[row]
     return out[keep].reset_index(drop=True)
 
-# %% ../nbs/05_windows.ipynb #c005-2eeacc
+# %% ../nbs/05_windows.ipynb #c005-38067c
 def _spans(a, b, most, gap):
     "Group windows [a, b) in order of a into runs no longer than `most` without holes wider than `gap`: (first, last + 1) of each."
     first = 0
@@ -53,10 +54,10 @@ def _spans(a, b, most, gap):
             yield first, i
             first = i
 
-def _window_signals(reader, windows, fs, pre, seconds, block_seconds):
-    "For each group of windows: its rows, the processed stretch (leads, samples), its windows (n, leads, T), and the flags of the leads."
+def _stretches(reader, windows, pre, seconds, block_seconds):
+    "For each group of windows: the processed stretch (leads, samples), its windows (n, leads, T) as a view, and their flags (n, leads)."
+    fs, n, T = reader.header.fs, reader.header.n_samples, round(seconds*pre.fs)
     up, down = ratio(fs, pre.fs)
-    n, T = reader.header.n_samples, round(seconds*pre.fs)
     start, end = windows.start.to_numpy(), windows.end.to_numpy()
     at = (2*start*up + down)//(2*down) # nearest output, ties up
     for i, j in _spans(at, at + T, block_seconds*pre.fs, 2*overlap(pre)):
@@ -64,19 +65,21 @@ def _window_signals(reader, windows, fs, pre, seconds, block_seconds):
         first, last = needed(n, fs, pre, lo, hi)
         raw = np.ascontiguousarray(reader(first, last).T)
         y = apply(raw, first, fs, pre, lo, hi)
-        q = quality(raw[:, start[i] - first:end[j - 1] - first], fs, start[i:j] - start[i], end[i:j] - start[i])
-        yield i, j, y, sliding_window_view(y, T, axis=1)[:, at[i:j] - lo].swapaxes(0, 1), q
+        view = sliding_window_view(y, T, axis=1)[:, at[i:j] - lo].swapaxes(0, 1)
+        flags = quality(raw[:, start[i] - first:end[j - 1] - first], fs, start[i:j] - start[i], end[i:j] - start[i])
+        flags['lost'] = np.isnan(view).any(-1) if flags['missing'].any() else flags['missing']
+        yield y, view, flags
 
-# %% ../nbs/05_windows.ipynb #c006-aea561
+# %% ../nbs/05_windows.ipynb #c006-61013f
 def _with_beats(windows, annotations, database):
     "The beats inside of each window, and the share of them that fits the window's rhythm."
     label = beat_labels(annotations, database)
-    at, label = annotations['sample'][label.notna()].to_numpy(), label[label.notna()].to_numpy(object)
+    at, label = annotations['sample'][label.notna()].to_numpy(), label[label.notna()]
     a, b = np.searchsorted(at, windows.start), np.searchsorted(at, windows.end)
     agreement = np.full(len(windows), np.nan)
     for rhythm in windows.rhythm.unique():
         if rhythm not in database.fits: continue
-        good = np.r_[0, np.cumsum(np.isin(label, [*database.fits[rhythm], *database.neutral]))]
+        good = np.r_[0, np.cumsum(label.isin([*database.fits[rhythm], *database.neutral]))]
         rows = (windows.rhythm == rhythm).to_numpy() & (b > a)
         agreement[rows] = (good[b] - good[a])[rows]/(b - a)[rows]
     return windows.assign(beats=b - a, agreement=agreement)
@@ -89,15 +92,20 @@ def _table(path, name, subject, database, seconds, stride, grouping, label):
         raise DataError(f'{file}: annotation {back[0] + 1} at sample {annotations["sample"][back[0] + 1]} lies before its predecessor; sort the file')
     every = segment_frame(annotations, header.n_samples, database, label, where=file).assign(record=name, subject=subject)
     every['segment'] = np.arange(len(every))
-    mine = group(every, database, grouping)
-    windows = _with_beats(cut(mine, header.fs, seconds, stride), annotations, database).assign(fs=header.fs)
+    mine, whole = group(every, database, grouping), cut(every, header.fs, seconds, stride)
+    windows = _with_beats(group(whole, database, grouping), annotations, database).assign(fs=header.fs)
     short = (mine.end - mine.start) < round(seconds*header.fs)
-    excluded = {'windows of rhythms outside the grouping': len(cut(every, header.fs, seconds, stride)) - len(windows),
+    excluded = {'windows of rhythms outside the grouping': len(whole) - len(windows),
                 'segments shorter than a window': int(short.sum())}
     time = {'record': header.seconds, 'labelled': float((every.end - every.start).sum()/header.fs), 'of the grouping': float((mine.end - mine.start).sum()/header.fs)}
     return windows[['record', 'subject', 'rhythm', 'label', 'start', 'end', 'fs', 'segment', 'beats', 'agreement']], excluded, time
 
-# %% ../nbs/05_windows.ipynb #c007-175d0e
+# %% ../nbs/05_windows.ipynb #c007-ad57e0
+@lru_cache(maxsize=1)
+def _single_thread():
+    "Keep BLAS to one thread for good, where this runs in a process made for it: the same sums in the same order, and no crowd on the cores."
+    if multiprocessing.parent_process() is not None: threadpool_limits(1)
+
 def _sources(path, database):
     "Checksum of every file a record is read from."
     header = read_header(path)
@@ -106,24 +114,24 @@ def _sources(path, database):
 
 def _prepare_record(part, path, name, subject, database, pre, seconds, stride, grouping, label, dtype, noisy_mv, block_seconds):
     "One record: its windows into raw files, its rows into a CSV, and last its JSON. Returns the counts."
-    with threadpool_limits(1): # the same sums in the same order, wherever and beside whomever it runs
-        header, slots = read_header(path), lead_slots(read_header(path), database)
-        windows, excluded, time = _table(path, name, subject, database, seconds, stride, grouping, label)
-        channels = sorted({c for cs in slots.values() for c in cs if c is not None})
-        reader, T = Reader(path, channels), round(seconds*pre.fs)
-        files = {m: open(f'{part}.{m}', 'wb') for m in slots}
-        rows, scale = [], []
-        try:
-            for i, j, y, clean, flags in _window_signals(reader, windows, header.fs, pre, seconds, block_seconds):
-                scale.append(y[:, ::16])
-                rows.append(_write(files, slots, channels, windows.iloc[i:j], clean, flags, T, pre.fs, np.dtype(dtype), noisy_mv, path))
-        finally:
-            for f in files.values(): f.close()
-    table = pd.concat(rows) if rows else _flag_columns(windows, slots)
+    _single_thread()
+    header, slots = read_header(path), lead_slots(read_header(path), database)
+    windows, excluded, time = _table(path, name, subject, database, seconds, stride, grouping, label)
+    channels = sorted({c for cs in slots.values() for c in cs if c is not None})
+    reader, T = Reader(path, channels), round(seconds*pre.fs)
+    files = {m: open(f'{part}.{m}', 'wb') for m in slots}
+    flags, scale = [], []
+    try:
+        for y, view, f in _stretches(reader, windows, pre, seconds, block_seconds):
+            flags.append(_write(files, slots, channels, view, f, pre.fs, np.dtype(dtype), noisy_mv, path))
+            scale.append(y[:, ::16].copy())
+    finally:
+        for f in files.values(): f.close()
+    table = _with_flags(windows, flags, slots, channels)
     excluded['windows without a usable lead'] = len(windows) - len(table)
     if excluded['windows without a usable lead']: time['usable windows'] = len(table)*seconds
     scales = dict(zip(channels, robust_scale(np.concatenate(scale, 1)))) if scale else {}
-    table.to_csv(f'{part}.csv', index=False, lineterminator='\n')
+    _write_csv(table, f'{part}.csv')
     info = {'record': name, 'subject': subject, 'fs': header.fs, 'samples': header.n_samples, 'simulated': header.simulated, 'windows': len(table),
             'excluded': excluded, 'seconds': {k: round(v, 6) for k, v in time.items()}, 'passband': list(pre.passband(header.fs)),
             'leads': {m: [None if c is None else header.leads[c] for c in cs] for m, cs in slots.items()},
@@ -132,31 +140,47 @@ def _prepare_record(part, path, name, subject, database, pre, seconds, stride, g
     write_text(f'{part}.json', json.dumps(info, indent=1, ensure_ascii=False))
     return info
 
-# %% ../nbs/05_windows.ipynb #c008-e50974
-def _flag_columns(windows, slots):
-    return windows.assign(**{f'{kind}_{m}': '' for m in slots for kind in ('present', 'flat', 'clipped', 'noisy', 'gap')})
-
-def _write(files, slots, channels, windows, clean, flags, T, fs, dtype, noisy_mv, path):
-    "Append the windows that have a usable lead to the files of their modalities. Returns their rows with the flags."
-    clean = np.ascontiguousarray(clean)
-    lost = np.isnan(clean).any(-1)
-    flags = {'present': ~(flags['flat'] | lost), 'flat': flags['flat'], 'clipped': flags['clipped'], 'noisy': (noise(clean, fs) > noisy_mv) & ~lost, 'gap': flags['missing']}
-    clean[~flags['present']] = 0
-    if (top := np.abs(clean).max()) > np.finfo(dtype).max:
-        raise DataError(f'{path}: {top:.3g} mV does not fit into {dtype}; correct the gain or the unit in the header, or use dtype float32')
-    keep = flags['present'].any(1)
-    windows = windows[keep].copy()
+# %% ../nbs/05_windows.ipynb #c008-da6a1d
+def _write(files, slots, channels, view, flags, fs, dtype, noisy_mv, path):
+    "Append the windows that have a usable lead to the files of their modalities; a lead that is not usable is zero. Returns the flags."
+    n, _, T = view.shape
+    present = ~(flags['flat'] | flags['lost'])
+    keep = present.any(1)
+    noisy, top = np.zeros_like(present), 0.
     for m, cs in slots.items():
-        there = [k for k, c in enumerate(cs) if c is not None]
-        of = [channels.index(cs[k]) for k in there]
-        out = np.zeros((int(keep.sum()), len(cs), T), dtype)
-        out[:, there] = clean[keep][:, of]
-        files[m].write(out.tobytes())
-        for kind, f in flags.items():
-            column = np.zeros((len(out), len(cs)), bool)
-            column[:, there] = f[keep][:, of]
-            windows[f'{kind}_{m}'] = bits(column)
-    return windows
+        out = np.zeros((n, len(cs), T), dtype)
+        for k, c in enumerate(cs):
+            if c is None: continue
+            c = channels.index(c)
+            lead = np.ascontiguousarray(view[:, c])
+            if not present[:, c].all(): lead[~present[:, c]] = 0
+            top, noisy[:, c] = max(top, -lead.min(), lead.max()), noise(lead, fs) > noisy_mv
+            if top <= np.finfo(dtype).max: out[:, k] = lead
+        files[m].write(memoryview(out if keep.all() else out[keep]).cast('B'))
+    if top > np.finfo(dtype).max:
+        raise DataError(f'{path}: {top:.3g} mV does not fit into {dtype}; correct the gain or the unit in the header, or use dtype float32')
+    return {'keep': keep, 'present': present, 'flat': flags['flat'], 'clipped': flags['clipped'], 'noisy': noisy, 'gap': flags['missing']}
+
+def _write_csv(table, file):
+    "A small table to CSV; pandas takes ten times as long for a few hundred rows."
+    cells = [c.tolist() if c.dtype.kind != 'f' else ['' if np.isnan(v) else repr(v) for v in c.tolist()] for _, c in table.items()]
+    with open(file, 'w', encoding='utf-8', newline='') as f:
+        w = csv.writer(f, lineterminator='\n')
+        w.writerow(table.columns)
+        w.writerows(zip(*cells))
+
+def _with_flags(windows, flags, slots, channels):
+    "The rows that were kept, with the flags of each modality's slots as strings of 0 and 1."
+    kinds = ('present', 'flat', 'clipped', 'noisy', 'gap')
+    keep = np.concatenate([f['keep'] for f in flags]) if flags else np.zeros(0, bool)
+    columns = {}
+    for m, cs in slots.items():
+        for kind in kinds:
+            of = np.zeros((len(windows), len(cs)), bool)
+            for k, c in enumerate(cs):
+                if c is not None and flags: of[:, k] = np.concatenate([f[kind][:, channels.index(c)] for f in flags])
+            columns[f'{kind}_{m}'] = bits(of)
+    return windows.assign(**columns)[keep]
 
 # %% ../nbs/05_windows.ipynb #c009-e4cf9e
 def code_hash()->str: # first 16 digits of a SHA-256
@@ -203,7 +227,7 @@ def prepare(
         raise DataError(f'{out}: the disk is full; make room and run prepare again, the finished records are kept') from None
     return WindowStore(out)
 
-# %% ../nbs/05_windows.ipynb #c011-a3c899
+# %% ../nbs/05_windows.ipynb #c011-fba8f2
 def _prepare(w, folder, database, paths, pre, seconds, stride, grouping, label, n_jobs, dtype, progress, noisy_mv, block_seconds):
     "The part of `prepare` that runs under the lock."
     if (old := w.finished()) is not None:
@@ -219,8 +243,8 @@ def _prepare(w, folder, database, paths, pre, seconds, stride, grouping, label, 
     todo.sort(key=lambda i: -size[i]) # the longest first, so that none is left to the end alone
     if n_jobs == -1 and sum(size[i] for i in todo) < 2e7: n_jobs = 1
     jobs = (delayed(_prepare_record)(str(w.part(i)), paths[names[i]], names[i], known[names[i]], database, pre, seconds, stride, grouping, label, dtype, noisy_mv, block_seconds) for i in todo)
-    with tqdm(total=len(paths), initial=len(infos), desc='prepare', unit='record', disable=not progress) as bar:
-        for info in Parallel(n_jobs=n_jobs, return_as='generator_unordered')(jobs):
+    with tqdm(total=len(paths), initial=len(infos), desc='prepare', unit='record', disable=not progress) as bar, threadpool_limits(1):
+        for info in Parallel(n_jobs=n_jobs, prefer='threads', return_as='generator_unordered')(jobs): # NumPy and SciPy let go of the GIL; no worker needs to start
             infos[names.index(info['record'])] = info
             bar.update()
     infos = [infos[i] for i in range(len(paths))]
