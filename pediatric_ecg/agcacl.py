@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['simplex_cosine', 'simplex', 'AGCACL']
 
-# %% ../nbs/21_agcacl.ipynb #c002-b84821
+# %% ../nbs/21_agcacl.ipynb #c003-d6d243
 import math
 import torch, torch.nn.functional as F, torch.distributed as dist
 from torch import nn, Tensor
-from jaxtyping import Float, Int, Bool
+from jaxtyping import Float, Int
+from fastcore.basics import patch
 from .losses import check_counts, check_labels, effective_weights
 from .contrastive import on_sphere
 
-# %% ../nbs/21_agcacl.ipynb #c004-687e87
+# %% ../nbs/21_agcacl.ipynb #c014-44ca13
 def simplex_cosine(
     n_classes:int, # C ≥ 2
 )->float: # t = −1/(C − 1)
-    "The cosine between any two of C unit vectors that lie as far apart as C vectors can: the corners of a simplex."
+    "The cosine between any two of C unit vectors that all stand as far apart as C can: the corners of a regular simplex."
     return -1/(n_classes - 1)
 
 def simplex(
@@ -30,7 +31,7 @@ def simplex(
     axes = torch.linalg.eigh(corners).eigenvectors[:, 1:]          # orthonormal basis of the plane in which they lie
     return F.pad(F.normalize(corners @ axes, dim=1), (0, dim - n_classes + 1))
 
-# %% ../nbs/21_agcacl.ipynb #c006-92127b
+# %% ../nbs/21_agcacl.ipynb #c025-92127b
 class _WithGradient(torch.autograd.Function):
     "A value whose gradient by `z` is already known. Once differentiable: the gradient itself counts as a constant."
     @staticmethod
@@ -42,14 +43,16 @@ class _WithGradient(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, g): return (g*ctx.saved_tensors[0]).to(ctx.dtype), None, None
 
-# %% ../nbs/21_agcacl.ipynb #c007-df343e
+# %% ../nbs/21_agcacl.ipynb #c027-a92736
 _TINY = 1e-30   # in place of a zero denominator whose numerator is zero too
+_RANGES = dict(tau=lambda v: v > 0, momentum=lambda v: 0 <= v < 1, eta=lambda v: 0 <= v <= 80, phi_max=lambda v: v > 0,
+               geometry=lambda v: v >= 0, gamma=lambda v: v >= 0, dim=lambda v: v >= 1, psi=lambda v: v in ('negatives', 'anchor', 'both', 'none'))
 
 class AGCACL(nn.Module):
     """Adaptive global class-aware contrastive loss: samples against class prototypes, weighted by class frequency (φ) and class similarity (ψ).
 
-    Buffers, float32: `prototypes` (C, dim), unit rows, zeros until a class has been seen; `seen` (C,) bool; `phi` (C,); `class_counts` (C,).
-    Only a class that has been seen takes part in the loss: its samples, its column of the softmax and its pairs of the geometry term.
+    Buffers: `prototypes` (C, dim), unit rows, zeros until a class has been seen; `seen` (C,) bool; `phi` (C,); `class_counts` (C,);
+    never below float32. Only a class that has been seen takes part: its samples, its column of the softmax, its pairs of the geometry term.
     The paper's text gives the parts; the symbols are this project's construction.
     """
     def __init__(self,
@@ -58,23 +61,21 @@ class AGCACL(nn.Module):
         tau:float=0.1, # Temperature τ of the softmax, > 0
         momentum:float=0.9, # m in [0, 1): how much of a prototype stays at an update
         beta:float=0.999, # β in [0, 1] of the effective number of samples: 0 weighs all classes alike, 1 by 1/n
-        eta:float=1.0, # η in [0, 80]: how strongly similar classes are told apart; 0 is off
+        eta:float=1.0, # η in [0, 80]: how strongly near classes are told apart; 0 is off
         phi_max:float=10.0, # Bound on φ, which has mean 1 before it is bounded
         geometry:float=1.0, # λ_g ≥ 0: weight of the pull towards the simplex
         psi:str='negatives', # Where ψ acts: 'negatives', 'anchor', 'both' or 'none'
-        gamma:float=1.0, # γ ≥ 0: how much an anchor's class weighs more when another class is near
+        gamma:float=1.0, # γ ≥ 0: how much an anchor weighs more when another class is near its own
         sync:bool=True, # Sum over the processes of torch.distributed while training, where it is initialised
         validate:bool|None=None, # Check the range of the labels? None: on the CPU only, since it makes a GPU's host wait
     ):
         super().__init__()
         n = check_counts(class_counts)
-        for name, value, ok in [('tau', tau, tau > 0), ('momentum', momentum, 0 <= momentum < 1), ('eta', eta, 0 <= eta <= 80), ('phi_max', phi_max, phi_max > 0),
-                                ('geometry', geometry, geometry >= 0), ('gamma', gamma, gamma >= 0), ('dim', dim, dim >= 1)]:
-            if not ok: raise ValueError(f'{name}={value} is out of its range, see the parameter list of AGCACL')
-        if psi not in ('negatives', 'anchor', 'both', 'none'): raise ValueError(f"psi is 'negatives', 'anchor', 'both' or 'none', not {psi!r}")
         self.n_classes, self.dim, self.target = len(n), dim, simplex_cosine(len(n))
-        self.tau, self.momentum, self.eta, self.geometry, self.psi, self.gamma = tau, momentum, eta, geometry, psi, gamma
-        self.beta, self.phi_max, self.sync, self.validate = beta, phi_max, sync, validate
+        self.tau, self.momentum, self.beta, self.eta, self.phi_max = tau, momentum, beta, eta, phi_max
+        self.geometry, self.psi, self.gamma, self.sync, self.validate = geometry, psi, gamma, sync, validate
+        for name, ok in _RANGES.items():
+            if not ok(getattr(self, name)): raise ValueError(f'{name}={getattr(self, name)!r} is out of its range, see the parameters of AGCACL')
         self.register_buffer('prototypes', torch.zeros(len(n), dim))
         self.register_buffer('seen', torch.zeros(len(n), dtype=torch.bool))
         self.register_buffer('phi', effective_weights(n, beta).clamp(max=phi_max).float())
@@ -82,104 +83,121 @@ class AGCACL(nn.Module):
         self.register_buffer('_eye', torch.eye(len(n)), persistent=False)
         self.register_buffer('_others', ~torch.eye(len(n), dtype=torch.bool), persistent=False)
 
-    def similarity(self)->Float[Tensor, "classes classes"]:
-        "S = P Pᵀ: the cosine between every two prototypes; rows of unseen classes are zero."
-        with torch.autocast(self.prototypes.device.type, enabled=False): return self.prototypes @ self.prototypes.T
+# %% ../nbs/21_agcacl.ipynb #c030-1fa18b
+@patch
+def similarity(self:AGCACL)->Float[Tensor, "classes classes"]:
+    "S = P Pᵀ: the cosine between every two prototypes; rows of unseen classes are zero."
+    with torch.autocast(self.prototypes.device.type, enabled=False): return self.prototypes @ self.prototypes.T
 
-    def hardness(self)->Float[Tensor, "classes classes"]:
-        "h = relu((S − t)/(1 − t)): 0 where two classes are as far apart as on the simplex, 1 where they coincide; 0 on the diagonal and for unseen classes."
-        h = ((self.similarity() - self.target)/(1 - self.target)).clamp(0, 1)
-        return h*(self._others & self.seen & self.seen[:, None])
+@patch
+def hardness(self:AGCACL)->Float[Tensor, "classes classes"]:
+    "h = relu((S − t)/(1 − t)): 0 where two classes are as far apart as on the simplex, 1 where they coincide; 0 on the diagonal and for unseen classes."
+    h = ((self.similarity() - self.target)/(1 - self.target)).clamp(0, 1)
+    return h*(self._others & self.seen & self.seen[:, None])
 
-    def psi_matrix(self)->Float[Tensor, "classes classes"]:
-        "ψ_yc = e^{η h_yc}, by which class c counts more in the softmax of an anchor of class y; ones where the `psi` switch leaves the negatives alone."
-        if self.psi in ('none', 'anchor') or self.eta == 0: return torch.ones_like(self._others, dtype=self.prototypes.dtype)
-        return (self.eta*self.hardness()).exp()
+@patch
+def psi_matrix(self:AGCACL)->Float[Tensor, "classes classes"]:
+    "ψ_yc = e^{η h_yc}, by which class c counts more in the softmax of an anchor of class y; ones where the `psi` switch leaves the negatives alone."
+    if self.psi in ('none', 'anchor') or self.eta == 0: return torch.ones_like(self._eye)
+    return (self.eta*self.hardness()).exp()
 
-    def anchor_weights(self)->Float[Tensor, "classes"]:
-        "1 + γ max_c h_yc, by which an anchor of class y weighs more; ones where the `psi` switch leaves the anchors alone."
-        if self.psi in ('none', 'negatives'): return torch.ones_like(self.phi)
-        return 1 + self.gamma*self.hardness().amax(1)
+@patch
+def anchor_weights(self:AGCACL)->Float[Tensor, "classes"]:
+    "1 + γ max_c h_yc, by which an anchor of class y weighs more; ones where the `psi` switch leaves the anchors alone."
+    if self.psi in ('none', 'negatives'): return torch.ones_like(self.phi)
+    return 1 + self.gamma*self.hardness().amax(1)
 
-    def forward(self,
-        z:Float[Tensor, "batch dim"], # Embeddings of any length; put on the sphere here
-        y:Int[Tensor, "batch"], # Class indices
-        weight:Float[Tensor, "batch"]|None=None, # Weight of each sample ≥ 0, say one over its patient's windows
-    )->Float[Tensor, ""]:
-        "The loss of the batch against the prototypes as they were; in training mode the prototypes then move."
-        self._check(z, y, weight)
-        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-            u, length = on_sphere(z)                                        # (B, d), (B, 1)
-            P = self.prototypes.to(u.dtype, copy=True)                      # (C, d); a copy, the update below is in place
-            cos = u @ P.T                                                   # (B, C)
-            mine = self._eye.to(u.dtype).index_select(0, y)                 # (B, C) one-hot
-            members = mine if weight is None else mine*weight.to(u.dtype)[:, None]
-            logp = self._log_softmax(cos, y)                                # (B, C)
-            a = (self.phi*self.anchor_weights()*self.seen).to(u.dtype)      # (C,) weight of an anchor by its class
-            w = a.index_select(0, y) if weight is None else members @ a     # (B,)
-            nll = -logp.gather(1, y[:, None])[:, 0]                         # (B,)
-            sums, counts, total, world = self._reduce(members.T @ u, members.sum(0), w @ nll)
-            mass = (a @ counts).clamp_min(_TINY)
-            loss = total/mass
-            slope = (logp.exp() - mine)*(w/(self.tau*mass))[:, None]        # (B, C) ∂L/∂cos
-            means = sums/counts.clamp_min(_TINY)[:, None]                   # (C, d) μ
-            if self.geometry:
-                value, pull = self._geometry(means, counts, P)
-                pull = self.geometry*pull.index_select(0, y)
-                loss, slope = loss + self.geometry*value, slope + (pull if weight is None else pull*weight.to(u.dtype)[:, None])
-            if self.training: self._update(means, counts, P)
-            slope = slope*(world/length)
-            gradient = torch.addcmul(slope @ P, u, (slope*cos).sum(1, keepdim=True), value=-1)   # (B, d) ∂L/∂z
-        return _WithGradient.apply(z, loss, gradient)
+# %% ../nbs/21_agcacl.ipynb #c033-24b57f
+@patch
+def _log_softmax(self:AGCACL, cos, y):
+    "Log-probability of every class, (B, C)."
+    bias = self.psi_matrix().to(cos.dtype).log().masked_fill(self._others & ~self.seen, -math.inf)   # (C, C)
+    return torch.add(bias.index_select(0, y), cos, alpha=1/self.tau).log_softmax(1)
 
-    def _log_softmax(self, cos, y):
-        "Log-probabilities of every class, (B, C). Unseen classes are masked out, but a row's own class never is, so every row stays finite."
-        bias = self.psi_matrix().to(cos.dtype).log().masked_fill(self._others & ~self.seen, -math.inf)   # (C, C)
-        return torch.add(bias.index_select(0, y), cos, alpha=1/self.tau).log_softmax(1)
+@patch
+def _geometry(self:AGCACL, means, counts, P):
+    "G, and its slope by the cosine of one sample of class c to P_c', (C, C)."
+    first = self.seen & (counts > 0)
+    excess = (means @ P.T - self.target).relu()*(self._others & self.seen & first[:, None])
+    pairs = (first.sum()*(self.seen.sum() - 1)).clamp_min(1)
+    return excess.square().sum()/pairs, excess*(2/(pairs*counts.clamp_min(_TINY)))[:, None]
 
-    def _geometry(self, means, counts, P):
-        "Mean over pairs of seen classes, the first in the batch, of relu(μ_c·P_c' − t)²; and its slope by the cosine of one sample of c to P_c', (C, C)."
-        first = self.seen & (counts > 0)
-        excess = (means @ P.T - self.target).relu()*(self._others & self.seen & first[:, None])
-        pairs = (first.sum()*(self.seen.sum() - 1)).clamp_min(1)
-        return excess.square().sum()/pairs, excess*(2/(pairs*counts.clamp_min(_TINY)))[:, None]
+# %% ../nbs/21_agcacl.ipynb #c035-a9d37f
+@patch
+def _update(self:AGCACL, means, counts, P):
+    "P ← normalise(m P + (1 − m) μ) for the classes in the batch. From zeros this is μ's direction, so a class starts at its first mean."
+    moved = self.momentum*P + (1 - self.momentum)*means
+    length = moved.norm(dim=1, keepdim=True)
+    ok = (counts > 0) & length[:, 0].isfinite() & (length[:, 0] > 1e-6)
+    self.prototypes.copy_(torch.where(ok[:, None], (moved/length).to(self.prototypes.dtype), self.prototypes))
+    self.seen.logical_or_(ok)
 
-    def _update(self, means, counts, P):
-        "P ← normalise(m P + (1 − m) μ). From zeros this is μ's direction, so a class starts at its first mean. No direction, no move."
-        moved = self.momentum*P + (1 - self.momentum)*means
-        length = moved.norm(dim=1, keepdim=True)
-        ok = (counts > 0) & length[:, 0].isfinite() & (length[:, 0] > 1e-6)
-        self.prototypes.copy_(torch.where(ok[:, None], (moved/length).to(self.prototypes.dtype), self.prototypes))
-        self.seen.logical_or_(ok)
+# %% ../nbs/21_agcacl.ipynb #c037-0e621b
+@patch
+def _reduce(self:AGCACL, sums, counts, total):
+    """Class sums, counts and the loss's numerator over all processes, and how many those are, in one message.
 
-    def _reduce(self, sums, counts, total):
-        """Class sums, counts and the loss's numerator over all processes, and how many those are: one message of C (d + 1) + 1 numbers.
+    Each process then holds the loss of the whole batch. Gradients are multiplied by the number of processes, since
+    DistributedDataParallel takes their mean: the result is the gradient of one process with the whole batch.
+    """
+    if not (self.sync and self.training and dist.is_available() and dist.is_initialized()): return sums, counts, total, 1
+    flat = torch.cat([sums.flatten(), counts, total[None]])
+    dist.all_reduce(flat)
+    return flat[:sums.numel()].view_as(sums), flat[sums.numel():-1], flat[-1], dist.get_world_size()
 
-        Each process then holds the loss of the whole batch. Gradients are multiplied by the number of processes, since
-        DistributedDataParallel takes their mean: the result is the gradient of one process with the whole batch.
-        """
-        if not (self.sync and self.training and dist.is_available() and dist.is_initialized()): return sums, counts, total, 1
-        flat = torch.cat([sums.flatten(), counts, total[None]])
-        dist.all_reduce(flat)
-        return flat[:sums.numel()].view_as(sums), flat[sums.numel():-1], flat[-1], dist.get_world_size()
+# %% ../nbs/21_agcacl.ipynb #c039-0c8098
+@patch
+def forward(self:AGCACL,
+    z:Float[Tensor, "batch dim"], # Embeddings of any length; put on the sphere here
+    y:Int[Tensor, "batch"], # Class indices
+    weight:Float[Tensor, "batch"]|None=None, # Weight of each sample ≥ 0, say one over its patient's windows
+)->Float[Tensor, ""]:
+    "The loss of the batch against the prototypes as they were; in training mode the prototypes then move."
+    self._check(z, y, weight)
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        u, length = on_sphere(z)                                        # (B, d), (B, 1)
+        P = self.prototypes.to(u.dtype, copy=True)                      # (C, d); a copy, the update below is in place
+        cos = u @ P.T                                                   # (B, C)
+        mine = self._eye.to(u.dtype).index_select(0, y)                 # (B, C) one-hot
+        each = torch.ones_like(cos[:, 0]) if weight is None else weight.to(u.dtype)
+        members = mine if weight is None else mine*each[:, None]
+        logp = self._log_softmax(cos, y)                                # (B, C)
+        a = (self.phi*self.anchor_weights()*self.seen).to(u.dtype)      # (C,) weight of an anchor by its class
+        w = each*a.index_select(0, y)                                   # (B,)
+        nll = -logp.gather(1, y[:, None])[:, 0]                         # (B,)
+        sums, counts, total, world = self._reduce(members.T @ u, members.sum(0), w @ nll)
+        mass, means = (a @ counts).clamp_min(_TINY), sums/counts.clamp_min(_TINY)[:, None]
+        loss = total/mass
+        slope = (logp.exp() - mine)*(w/(self.tau*mass))[:, None]        # A = ∂L/∂cos, (B, C)
+        if self.geometry:
+            G, pull = self._geometry(means, counts, P)
+            loss, slope = loss + self.geometry*G, slope.addcmul(pull.index_select(0, y), each[:, None], value=self.geometry)
+        if self.training: self._update(means, counts, P)
+        slope = slope*(world/length)
+        gradient = torch.addcmul(slope @ P, u, (slope*cos).sum(1, keepdim=True), value=-1)   # ∂L/∂z, (B, d)
+    return _WithGradient.apply(z, loss, gradient)
 
-    def _apply(self, fn, recurse=True):
-        "Move with the model, but never below float32: an average in bfloat16 with a momentum near 1 stands still."
-        kept = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, b in kept.items():
-            if self._buffers[name].dtype in (torch.float16, torch.bfloat16): self._buffers[name] = b.to(self._buffers[name].device)
-        return self
+# %% ../nbs/21_agcacl.ipynb #c041-521c8c
+@patch
+def _check(self:AGCACL, z, y, weight):
+    if z.ndim != 2 or z.shape != (len(y), self.dim): raise ValueError(f'embeddings: shape {(len(y), self.dim)} wanted (batch, dim), got {tuple(z.shape)}')
+    if not z.is_floating_point(): raise TypeError(f'embeddings: floating point wanted, got {z.dtype}')
+    if weight is not None and weight.shape != y.shape: raise ValueError(f'weight: one a sample wanted, {tuple(y.shape)}, got {tuple(weight.shape)}')
+    check_labels(y, self.n_classes, self.validate)
 
-    def _load_from_state_dict(self, state, prefix, meta, strict, missing, unexpected, errors):
-        "Prototypes belong to the training fold they were made on; those of another fold would leak it."
-        theirs = state.get(prefix + 'class_counts')
-        if theirs is not None and (theirs.shape != self.class_counts.shape or (theirs.cpu() != self.class_counts.cpu()).any()):
-            errors.append('the state is of another training fold (its class counts differ); build AGCACL with the counts of that fold')
-        else: super()._load_from_state_dict(state, prefix, meta, strict, missing, unexpected, errors)
+@patch
+def _apply(self:AGCACL, fn, recurse=True):
+    "Move with the model, but never below float32."
+    kept = dict(self._buffers)
+    nn.Module._apply(self, fn, recurse)
+    for name, b in kept.items():
+        if self._buffers[name].dtype in (torch.float16, torch.bfloat16): self._buffers[name] = b.to(self._buffers[name].device)
+    return self
 
-    def _check(self, z, y, weight):
-        if z.ndim != 2 or z.shape != (len(y), self.dim): raise ValueError(f'embeddings: shape {(len(y), self.dim)} wanted (batch, dim), got {tuple(z.shape)}')
-        if not z.is_floating_point(): raise TypeError(f'embeddings: floating point wanted, got {z.dtype}')
-        if weight is not None and weight.shape != y.shape: raise ValueError(f'weight: one a sample wanted, {tuple(y.shape)}, got {tuple(weight.shape)}')
-        check_labels(y, self.n_classes, self.validate)
+@patch
+def _load_from_state_dict(self:AGCACL, state, prefix, meta, strict, missing, unexpected, errors):
+    "Refuse prototypes of another training fold, told by its class counts."
+    theirs = state.get(prefix + 'class_counts')
+    if theirs is not None and (theirs.shape != self.class_counts.shape or (theirs.cpu() != self.class_counts.cpu()).any()):
+        errors.append('the state is of another training fold (its class counts differ); build AGCACL with the counts of that fold')
+    else: nn.Module._load_from_state_dict(self, state, prefix, meta, strict, missing, unexpected, errors)
