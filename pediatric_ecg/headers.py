@@ -13,7 +13,7 @@ from pathlib import Path
 import wfdb
 from .databases import DataError
 
-# %% ../nbs/00_headers.ipynb #c007-443f57
+# %% ../nbs/00_headers.ipynb #c007-6d9dd3
 @dataclass(frozen=True)
 class Header:
     "What a WFDB header says."
@@ -27,7 +27,7 @@ class Header:
     comments:tuple[str,...] # Comment lines, without '#'
     files:tuple[tuple[str,int|None],...] # Signal files beside the header and the bytes each must have (None: not known)
     n_segments:int = 1 # Segments of a multi-segment record
-    open_end:bool = False # The header gives no length; it was inferred from the signal file
+    sliceable:bool = True # Whether wfdb can read a part of it; not without a written length, nor in format 8 (first differences)
 
     @property
     def record(self)->str: return self.path.name
@@ -59,7 +59,7 @@ def _infer_length(path, frames):
         if size: return int((file.stat().st_size - start)/size)
     raise DataError(f'{path}.hea: gives no number of samples, and the format of its signal file does not tell; add it to the first line')
 
-# %% ../nbs/00_headers.ipynb #c009-16238b
+# %% ../nbs/00_headers.ipynb #c009-aa6b55
 @lru_cache(maxsize=4096)
 def _parse(path, stamp):
     "The cached part of `read_header`; the file's time and size are in the key."
@@ -73,12 +73,13 @@ def _parse(path, stamp):
     names = [(s or '').strip() for s in (first.sig_name or ['']*(first.n_sig or 0))]
     if len(names) != (first.n_sig or 0): raise DataError(f'{path}.hea: promises {first.n_sig} leads and describes {len(names)}; restore it')
     multi = isinstance(h, wfdb.MultiRecord)
+    whole = h.sig_len is None or any('8' in (s.fmt or []) for s in parts)
     if multi: n, files = h.sig_len or sum(h.seg_len), {f: b for s in parts if s.sig_len for f, b in _sizes(_frames(s), s.sig_len)}
     else:
         n = _infer_length(path, _frames(h)) if h.sig_len is None else h.sig_len
         files = dict(_sizes(_frames(h), n))
     return Header(path, float(h.fs), int(n), names, tuple(first.adc_gain or ()), tuple(first.baseline or ()), tuple(first.units or ()),
-                  tuple(h.comments or ()), tuple(files.items()), len(h.seg_name) if multi else 1, not multi and h.sig_len is None)
+                  tuple(h.comments or ()), tuple(files.items()), len(h.seg_name) if multi else 1, not whole)
 
 # %% ../nbs/00_headers.ipynb #c010-72a496
 def read_header(
