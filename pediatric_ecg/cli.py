@@ -163,7 +163,7 @@ def experiment(store: Store, out: Out, recipe: Annotated[str, typer.Option(help=
     from pediatric_ecg.experiments import experiment as grid
     print(grid(store, out, recipe=recipe, n_jobs=jobs, quick=quick, progress=_bar()))
 
-# %% ../nbs/50_cli.ipynb #c014-c5ffaa
+# %% ../nbs/50_cli.ipynb #c014-900fbb
 def _from_here(error):
     "Whether the line that raised it belongs to this package."
     import pediatric_ecg
@@ -187,10 +187,8 @@ def main(argv:list|None=None, # arguments; default: those of the process
         )->int: # exit code
     "The entry point of the command `pediatric-ecg`."
     argv = list(sys.argv[1:] if argv is None else argv)
-    try: return app(args=[a for a in argv if a != "--debug"], prog_name="pediatric-ecg", standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort):
-        print("pediatric-ecg: interrupted; the same command goes on where it can", file=sys.stderr)
-        return 130
+    try: code = app(args=[a for a in argv if a != "--debug"], prog_name="pediatric-ecg", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort): code = 130
     except BrokenPipeError:                                                 # the reader, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -200,3 +198,5 @@ def main(argv:list|None=None, # arguments; default: those of the process
         if line is None: return 1
         print(f"pediatric-ecg: error: {line}", file=sys.stderr)
         return 2
+    if code == 130: print("pediatric-ecg: interrupted; the same command goes on where it can", file=sys.stderr)
+    return code

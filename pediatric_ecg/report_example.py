@@ -67,7 +67,7 @@ def made_up_windows(labels:list, # class labels
         out[f"present_{name}"] = np.ones((n, len(names)), bool)
     return out
 
-# %% ../nbs/42a_report_example.ipynb #c012-ac5480
+# %% ../nbs/42a_report_example.ipynb #c012-27d57d
 def made_up_run(folder:str|Path, # to write into
                 seed:int=0, # seed of the generator
                )->Path: # the folder
@@ -79,7 +79,7 @@ def made_up_run(folder:str|Path, # to write into
     made_up_history(seed).to_csv(folder / "history.csv", index=False)
     np.savez_compressed(folder / "examples.npz", **made_up_windows(labels, leads, seed=seed))
     counts = predictions[predictions.split == "patient"].groupby("truth").agg(windows=("window", "nunique"), patients=("subject", "nunique"))
-    cohort = [{"label": c, "windows": int(counts.windows[c]), "patients": int(counts.patients[c])} for c in labels] + [{"label": "AFL", "windows": 18, "patients": 1}]
+    cohort = [{"label": c, "windows": int(counts.windows[c]), "patients": int(counts.patients[c]), "scored": True} for c in labels] + [{"label": "AFL", "windows": 18, "patients": 1, "scored": False}]
     S = np.where(np.eye(len(labels)) > 0, 1, -1 / (len(labels) - 1)); S[3, 4] = S[4, 3] = .4
     files = {"metrics": {s: summarise(d, labels + ["AFL"], not_evaluable=["AFL"], draws=500) for s, d in predictions.groupby("split")},
              "similarity": {"classes": labels, "S": S.tolist(), "phi": [1.] * 5, "psi": S.tolist(), "target": -1 / (len(labels) - 1), "seen": [True] * 5},
@@ -91,4 +91,5 @@ def _manifest(predictions, leads, cohort, seed):
     "A manifest that says on every line that nothing stands behind it."
     return {"title": "made up for this page: numbers from a random number generator", "simulated": True, "quick": False, "notes": ["Made up for this page: no signal, no patient and no network stand behind any number."],
             "database": {"name": "madeup", "title": "no database (made up for this page)", "citation": "none", "licence": "none"}, "versions": {}, "seeds": [seed], "folds_hash": "none", "git": "none", "data_sha256": "none",
-            "preprocess": {}, "windows": {"seconds": 2.0, "stride": 2.0, "label": "marker", "grouping": "default", "n": len(predictions) // 2, "patients": 12}, "cohort": cohort, "modalities": leads, "elapsed_s": 0.0}
+            "preprocess": {}, "windows": {"seconds": 2.0, "stride": 2.0, "label": "marker", "grouping": "default", "n": len(predictions) // 2, "patients": 12}, "cohort": cohort, "modalities": leads, "elapsed_s": 0.0,
+            "protocol": {"folds": 3, "repeats": 1, "min_patients": 2, "draws": 500, "seed": seed}}

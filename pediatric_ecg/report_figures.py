@@ -89,7 +89,7 @@ def patients_bars(predictions:pd.DataFrame, # predictions of one split
     ax.set(ylim=(0, 100), xlim=(-.7, len(t) - .3), ylabel="windows named rightly, %", xlabel="patient (red: fewer than half)")
     return fig
 
-# %% ../nbs/42b_report_figures.ipynb #c018-4193d1
+# %% ../nbs/42b_report_figures.ipynb #c018-f734e3
 def confusion(predictions:pd.DataFrame, # truth and prediction columns
               classes:list, # class labels in order
              )->np.ndarray: # (C, C) counts, rows are the truth
@@ -104,7 +104,7 @@ def confusion(predictions:pd.DataFrame, # truth and prediction columns
 def _heat(matrix, classes, text, colour, size=None):
     "Heat map with a text in each cell; white on dark cells."
     C = len(classes)
-    side = size or min(max(3.1, .62 * C + 1.1), 7)
+    side = size or min(max(3.1, (.6 if C < 7 else .48) * C + 1.1), 7)
     fig, ax = _axes(side, side * (.93 if size is None else .82))
     ax.spines[:].set_visible(False); ax.tick_params(length=0)
     im = ax.imshow(matrix, **colour)
@@ -112,7 +112,7 @@ def _heat(matrix, classes, text, colour, size=None):
         for j in range(C):
             r, g, b, _ = im.cmap(im.norm(matrix[i, j])) if np.isfinite(matrix[i, j]) else (1, 1, 1, 1)
             dark = .299 * r + .587 * g + .114 * b < .55
-            ax.text(j, i, text(i, j), ha="center", va="center", fontsize=7.5 if C <= 9 else 5.5, color="white" if dark else "#222", linespacing=1.3)
+            ax.text(j, i, text(i, j), ha="center", va="center", fontsize=7.5 if C < 7 else 6.5 if C < 10 else 5.5, color="white" if dark else "#222", linespacing=1.3)
     ax.set_xticks(range(C), classes, rotation=45 if C > 6 else 0); ax.set_yticks(range(C), classes)
     return fig, ax, im
 
@@ -128,7 +128,7 @@ def confusion_map(predictions:pd.DataFrame, # predictions of one split
     ax.set(xlabel="the network's answer", ylabel="the truth")
     return fig
 
-# %% ../nbs/42b_report_figures.ipynb #c022-0beb01
+# %% ../nbs/42b_report_figures.ipynb #c022-e30170
 @rc_context(LOOK)
 def similarity_map(S:np.ndarray, # (C, C) cosines of the prototypes
                    classes:list, # class labels in order
@@ -140,19 +140,19 @@ def similarity_map(S:np.ndarray, # (C, C) cosines of the prototypes
     t = -1 / max(C - 1, 1)
     norm = TwoSlopeNorm(vcenter=max(t, -.999), vmin=-1, vmax=1)
     def text(i, j): return "–" if not np.isfinite(S[i, j]) else f"{S[i, j]:.2f}".replace("-", "−")
-    fig, ax, im = _heat(S, classes, text, dict(cmap="RdBu_r", norm=norm), size=min(max(3.4, .62 * C + 1.3), 7))
+    fig, ax, im = _heat(S, classes, text, dict(cmap="RdBu_r", norm=norm), size=min(max(3.4, (.62 if C < 7 else .5) * C + 1.3), 7))
     bar = fig.colorbar(im, ax=ax, shrink=.75, pad=.02, ticks=[-1, t, .5, 1])
     bar.ax.set_yticklabels(["−1", f"{t:.2f}\nsimplex".replace("-", "−"), "0.5", "1"], fontsize=7.5)
     bar.ax.axhline(t, color="black", lw=1.6)
     bar.set_label("cosine of two class prototypes"); bar.outline.set_visible(False)
     return fig
 
-# %% ../nbs/42b_report_figures.ipynb #c026-8dda0f
+# %% ../nbs/42b_report_figures.ipynb #c026-5f4c5d
 @rc_context(LOOK)
 def curves(history:pd.DataFrame, # split, fold, epoch, train_loss, valid_loss, valid_macro_f1
           )->Figure: # loss and validation macro-F1 over epochs
     "Training and validation loss, and validation macro-F1, one line a fold."
-    fig, (left, right) = _axes(5.4, 2.5, ncols=2)
+    fig, (left, right) = _axes(5.4, 2.8, ncols=2)
     keys = [k for k in ("split", "repeat", "fold", "seed") if k in history]
     for key, h in history.groupby(keys):
         split = key[keys.index("split")] if "split" in keys else "patient"
@@ -164,10 +164,10 @@ def curves(history:pd.DataFrame, # split, fold, epoch, train_loss, valid_loss, v
     for ax in (left, right): ax.grid(color="#eee"); ax.xaxis.get_major_locator().set_params(integer=True)
     for split, colour in (COLOURS | {"final": "#777"}).items():
         if "split" in history and (history.split == split).any(): right.plot([], [], color=colour, label="network kept" if split == "final" else split)
-    if right.get_legend_handles_labels()[0]: right.legend(frameon=False, fontsize=8, loc="lower right")
+    if right.get_legend_handles_labels()[0]: fig.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/42b_report_figures.ipynb #c030-510e33
+# %% ../nbs/42b_report_figures.ipynb #c030-d19ed3
 def _gain(x, present):
     "Millivolts between two stacked leads: covers the usual swing of the liveliest leads without letting one artefact shrink the rest."
     swing = [np.ptp(np.percentile(lead, [.5, 99.5])) for lead, on in zip(x, present) if on]
@@ -179,11 +179,12 @@ def _stack(ax, x, present, fs, names, title):
     gain, t = _gain(x, present), np.arange(x.shape[1]) / fs
     for i, lead in enumerate(x):
         y = np.clip((lead - np.median(lead)) / gain, -.95, .95) - i
-        ax.plot(t, y if present[i] else np.full(len(t), -i), lw=.8 if present[i] else .6, color="#111" if present[i] else "#aaa", ls="-" if present[i] else ":")
+        if present[i]: ax.plot(t, y, lw=.8, color="#111")
+        else: ax.text(t[-1] / 2, -i, "absent or flat", ha="center", va="center", fontsize=7, color="#777")
     bar = min((v for v in (.05, .1, .2, .5, 1, 2, 5, 10) if v >= .3 * gain), default=10)
     ax.plot([t[-1] * 1.02] * 2, [0, bar / gain], color="#111", lw=2, clip_on=False)
     ax.annotate(f"{bar:g} mV", (t[-1] * 1.02, 0), ha="center", va="top", fontsize=7, xytext=(0, -2), textcoords="offset points", annotation_clip=False)
-    ax.set_yticks(-np.arange(len(x)), [n if on else f"{n} (absent)" for n, on in zip(names, present)], fontsize=7.5)
+    ax.set_yticks(-np.arange(len(x)), names, fontsize=7.5)
     ax.set(xlim=(0, len(t) / fs), ylim=(-len(x) + .3, .95), title=title)
     ax.set_xticks(np.arange(0, t[-1] + .01, .4 if t[-1] < 3 else 1)); ax.set_xticks(np.arange(0, t[-1] + .01, .2), minor=True)
     ax.grid(which="both", axis="x", color="#f0c9c4", lw=.6); ax.tick_params(which="minor", length=0)

@@ -22,7 +22,7 @@ def between(interval, # [low, high], fractions; None where unknown
     "An interval in per cent."
     return "–" if interval is None or None in list(interval) else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
 
-# %% ../nbs/42c_report_templates.ipynb #c009-24d57d
+# %% ../nbs/42c_report_templates.ipynb #c009-9d909a
 CSS = """
 :root { color-scheme: light; --blue:#1f5c99; --orange:#c4701f; --line:#d9dde2; --soft:#f5f7f9; --ink:#1c2430; --grey:#5a6572 }
 * { box-sizing: border-box }
@@ -40,35 +40,36 @@ figure { margin: .4rem 0; min-width: 0 } figure img { display: block; max-width:
 .scroll { overflow-x: auto; max-width: 100% } table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; color: var(--grey); font-size: .9rem; padding-bottom: .3rem } th, td { padding: .32rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
 th { font-weight: 600; vertical-align: bottom } th[scope=row], td.text, th.text { text-align: left } td.wrap { white-space: normal; overflow-wrap: anywhere } td.none { color: var(--grey); text-align: left }
-.card table { width: 100% } th.over { text-align: center; border-left: 1px solid var(--line); border-right: 1px solid var(--line) } .big td, .big th { font-weight: 700 } .name { color: var(--grey); font-weight: 400 }
+.card table { width: 100% } th.over { text-align: center; border-left: 1px solid var(--line); border-right: 1px solid var(--line) } .big td, .big th { font-weight: 700 } .name { color: var(--grey); font-weight: 400; white-space: normal; display: block; max-width: 15rem; line-height: 1.3; font-size: .9em }
 dl { display: grid; grid-template-columns: minmax(8rem, 13rem) 1fr; gap: .3rem 1rem; font-size: .95rem } dt { font-weight: 600 } dd { margin: 0; overflow-wrap: anywhere }
 .right { color: #1d6b35; font-weight: 600 } .wrong { color: #a3322a; font-weight: 600 } .warn { border-left: 4px solid #c4701f; background: #fff8ef; padding: .5rem .9rem; max-width: 46rem }
-@media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0 } dd { margin-bottom: .5rem } h1 { font-size: 1.35rem } th, td { padding: .3rem .4rem } }
+figure.dense { overflow-x: auto } figure.dense img { min-width: 28rem }
+@media (max-width: 30rem) { .name { max-width: 8rem } dl { grid-template-columns: 1fr; gap: 0 } dd { margin-bottom: .5rem } h1 { font-size: 1.35rem } th, td { padding: .3rem .4rem } }
 @media print { main { max-width: none; padding: 0 } body { font-size: 10.5pt } figure, .card, tr, h2, h3 { break-inside: avoid } h2, h3 { break-after: avoid } .scroll { overflow: visible } }
 """
 
-# %% ../nbs/42c_report_templates.ipynb #c011-de6549
+# %% ../nbs/42c_report_templates.ipynb #c011-380dd4
 FRAGMENTS = {}
 
 def environment()->Environment: # with the fragments and the filters of the report
     "The jinja2 environment of the report."
     env = Environment(loader=DictLoader(FRAGMENTS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters.update(percent=percent, between=between, thousands=lambda n: f"{n:,}")
+    env.filters.update(percent=percent, whole=lambda s: s.replace(" %", "\u00a0%"), between=between, thousands=lambda n: f"{n:,}")
     return env
 
-# %% ../nbs/42c_report_templates.ipynb #c013-d5097c
+# %% ../nbs/42c_report_templates.ipynb #c013-7b695e
 FRAGMENTS["macros.html"] = """
-{% macro figure(uri, alt, caption='') %}<figure><img src="{{ uri }}" alt="{{ alt }}">{% if caption %}<figcaption>{{ caption }}</figcaption>{% endif %}</figure>{% endmacro %}
+{% macro figure(uri, alt, caption='', dense=False) %}<figure{% if dense %} class="dense" tabindex="0" role="group" aria-label="Figure, scrolls sideways"{% endif %}><img src="{{ uri }}" alt="{{ alt }}">{% if caption %}<figcaption>{{ caption }}</figcaption>{% endif %}</figure>{% endmacro %}
 {% macro scroll(label) %}<div class="scroll" tabindex="0" role="region" aria-label="{{ label }}">{{ caller() }}</div>{% endmacro %}
 """
 
-# %% ../nbs/42c_report_templates.ipynb #c015-dbe635
+# %% ../nbs/42c_report_templates.ipynb #c015-367659
 FRAGMENTS["head.html"] = """
 <p><span class="badge{{ ' simulated' if simulated }}">{{ 'Simulated signals' if simulated else 'Real recordings' }}</span>
-{%- if manifest.quick %} <span class="badge simulated">Quick run: trained for minutes, not to the end</span>{% endif %}</p>
+{%- if manifest.quick %} <span class="badge simulated">Quick run: not trained to the end</span>{% endif %}</p>
 <h1>{{ title }}</h1>
-<p class="lead">{{ summary[0] }}</p>
-{% for s in summary[1:] %}<p>{{ s }}</p>{% endfor %}
+<p class="lead">{{ summary[0]|whole }}</p>
+{% for s in summary[1:] %}<p>{{ s|whole }}</p>{% endfor %}
 {% for n in manifest.notes or [] %}<p class="warn">{{ n }}</p>{% endfor %}
 <p class="grey">Research software. Not a medical device; not for diagnosis or treatment.</p>
 """
@@ -119,17 +120,17 @@ AUROC: how well the probability of this rhythm ranks windows that have it above 
 <p class="note">“Not evaluable”: too few patients have the rhythm for it to be in training and in the test at once. It is left out of the macro figures instead of being scored on guesswork. F2 weighs sensitivity above precision.</p>
 """
 
-# %% ../nbs/42c_report_templates.ipynb #c025-e8f063
+# %% ../nbs/42c_report_templates.ipynb #c025-fa93e4
 FRAGMENTS["confusion.html"] = """
 <h2>What is mistaken for what</h2>
 <div class="two">{% for s in splits %}<section class="card {{ s }}"><h3>{{ heads[s][0]|capitalize }} {{ heads[s][1] }}</h3>
-{{ m.figure(fig['confusion_' + s], alt['confusion_' + s]) }}</section>{% endfor %}</div>
+{{ m.figure(fig['confusion_' + s], alt['confusion_' + s], dense=classes|length > 5) }}</section>{% endfor %}</div>
 <p class="note">Read along a row: of the windows with this rhythm, which answer did the network give? Percentages are of the row; beneath them the count.
 {%- if judged > 1 %} Each window was judged {{ judged }} times (repeats and seeds), and each judgement counts.{% endif %} Rhythms that are not evaluable are shown here, and not scored.</p>
 """
 FRAGMENTS["similarity.html"] = """
 <h2>Which rhythms the network holds alike</h2>
-<div class="two">{{ m.figure(fig.similarity, alt.similarity) }}
+<div class="two">{{ m.figure(fig.similarity, alt.similarity, dense=classes|length > 5) }}
 <div><p>{% if prototypes %}The loss keeps one prototype for each rhythm, a point on a sphere; the map shows the cosine between any two of them, in the network that is kept.
 {%- else %}Each rhythm is a mean direction of the network's inner picture; the map shows the cosine between any two of them, in the network that is kept.{% endif %}
 
@@ -138,7 +139,7 @@ White is {{ target }}, the value all pairs would have if the rhythms were spread
 """
 FRAGMENTS["examples.html"] = """
 <h2>Example windows</h2>
-<p>Single windows as the network saw them, after filtering. A faint line every 0.2 s (a large square at 25 mm/s). Patient-wise: the network had not seen the patient. Answers come with the network's own probability.</p>
+<p>Single windows as the network saw them, after filtering. A faint line every 0.2 s (a large square at 25 mm/s). {{ 'Patient-wise: the network had not seen the patient. ' if 'patient' in splits }}Answers come with the network's own probability.</p>
 <div class="two wide">{% for e in examples %}<section class="card"><h3><span class="{{ 'right' if e.right else 'wrong' }}">{{ '✓ right' if e.right else '✗ wrong' }}</span>:
 truth {{ e.truth }}{% if not e.right %}, answer {{ e.prediction }}{% endif %}{% if e.p %} ({{ e.p }}){% endif %}</h3><p class="note">{{ e.where }}</p>{{ m.figure(e.uri, e.alt) }}</section>{% endfor %}</div>
 """

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'Run', 'load_run', 'rhythm_name', 'not_evaluable', 'floor', 'count', 'sizes', 'summary', 'scored',
-           'text_table', 'plain', 'made_how', 'limits', 'title', 'cohort_text']
+           'text_table', 'plain', 'filters', 'made_how', 'limits', 'title', 'cohort_text']
 
 # %% ../nbs/42d_report_text.ipynb #c003-fee331
 import json
@@ -91,7 +91,7 @@ def floor(predictions:pd.DataFrame, # predictions of one split
     p = float(share.iloc[0])
     return {"answer": share.index[0], "top1": p, "macro_f1": 2 * p / (1 + p) / len(share)}
 
-# %% ../nbs/42d_report_text.ipynb #c015-10474e
+# %% ../nbs/42d_report_text.ipynb #c015-7d722d
 def count(n:int, # how many
           one:str, # of what
          )->str: # '1 patient', '1,200 windows'
@@ -110,12 +110,14 @@ def summary(run:Run, # a run
     m, out = {s: run.metrics[s] for s in run.splits}, []
     if "patient" in m:
         p = m["patient"]; ci = p.get("ci95", {})
-        out.append(f"In patients it had never seen, the network named the rhythm rightly in {percent(p['top1'], ci.get('top1'))} of the windows ({sizes(p)}). "
+        who = "simulated patients" if run.manifest.get("simulated") else "patients"
+        out.append(f"In {who} it had never seen, the network named the rhythm rightly in {percent(p['top1'], ci.get('top1'))} of the windows ({sizes(p)}). "
                    f"With every rhythm counted equally, rare or common, its F1 was {percent(p['macro_f1'], ci.get('macro_f1'))}.")
         base = floor(run.predictions[run.predictions.split == "patient"], not_evaluable(p))
         out.append(f"For comparison, always answering {base['answer']} would be right in {percent(base['top1'])} of them, with an F1 of {percent(base['macro_f1'])}.")
         worst = figures.per_patient(scored(run, "patient"))
-        out.append(f"In {int((worst.right < .5).sum())} of {len(worst)} patients fewer than half of the windows were named rightly.")
+        bad = int((worst.right < .5).sum())
+        out.append(f"In {f'{bad} of {len(worst)}' if bad < len(worst) else f'all {bad}'} patients fewer than half of the windows were named rightly.")
     if "random" in m:
         r = m["random"]; gap = 100 * (r["macro_f1"] - m["patient"]["macro_f1"]) if "patient" in m else 0
         more = f", {abs(gap):.1f} points {'higher' if gap >= 0 else 'lower'}" if "patient" in m else ""
@@ -152,7 +154,7 @@ def text_table(metrics:dict, # metrics.json
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, width)).rstrip() for r in rows]
     return "\n".join(lines + ["", "w windows, p patients; above: 95 % interval, bootstrap over patients"])
 
-# %% ../nbs/42d_report_text.ipynb #c020-21973d
+# %% ../nbs/42d_report_text.ipynb #c020-97222b
 def plain(value, # anything JSON can hold
          )->str: # text
     "A value of the manifest in words."
@@ -160,17 +162,28 @@ def plain(value, # anything JSON can hold
     if isinstance(value, (list, tuple)): return ", ".join(map(plain, value)) or "none"
     return "none" if value in (None, "") else "yes" if value is True else "no" if value is False else str(value)
 
+def filters(pre:dict, # Preprocess as a dict
+           )->str: # words
+    "What was done to the signals before they were cut."
+    if not {"fs", "band"} <= set(pre): return plain(pre)
+    band = f"band-pass {pre['band'][0]:g}–{pre['band'][1]:g} Hz, zero phase" if pre["band"] else "no band-pass"
+    notch = f"notch at {pre['notch']:g} Hz" if pre.get("notch") else "no notch"
+    rest = {k: v for k, v in pre.items() if k not in ("fs", "band", "notch")}
+    return f"{band}; {notch}; resampled to {pre['fs']:g} Hz" + (f"; {plain(rest)}" if rest else "")
+
 def _minutes(seconds): return f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
 def made_how(run:Run, # a run
             )->list: # (name, text)
     "How the run was made, from manifest and config; what is not recorded is left out."
     m, w, db = run.manifest, run.manifest.get("windows", {}), run.manifest.get("database", {})
-    rows = [("Database", db.get("title", "")), ("Citation", db.get("citation", "")), ("Licence", db.get("licence", "")),
-            ("Leads", "; ".join(f"{figures.MODALITIES.get(k, k)}: {plain(v)}" for k, v in m.get("modalities", {}).items())), ("Preprocessing", plain(m.get("preprocess", {})))]
+    made = m.get("simulated")
+    rows = [("Database", ("simulated; files, names and rhythms in the form of: " if made else "") + db.get("title", "")), ("Citation" + " of the model" * bool(made), db.get("citation", "")), ("Licence", "" if made else db.get("licence", "")),
+            ("Leads", "; ".join(f"{figures.MODALITIES.get(k, k)}: {plain(v)}" for k, v in m.get("modalities", {}).items())), ("Preprocessing", filters(m.get("preprocess", {})))]
     if w: rows.append(("Windows", f"{w.get('seconds', 0):g} s long, one every {w.get('stride') or w.get('seconds', 0):g} s, none across a change of rhythm; labels by {w.get('label', '')}, grouping {w.get('grouping', '')}"))
-    if "folds" in m: rows.append(("Folds", plain(m["folds"])))
-    rows += [("Network", plain(run.config.get("model", {}))), ("Training", plain(run.config.get("train", {}))), ("Seeds", plain(m.get("seeds", []))),
+    if p := m.get("protocol"): rows.append(("Splits", f"{p['folds']} folds, {count(p['repeats'], 'repeat')}, of random windows and of patients; not evaluable below {p['min_patients']} patients; intervals from {p['draws']:,} draws of patients"))
+    network = {k: v for k, v in run.config.get("model", {}).items() if k not in ("modalities", "n_classes", "fs", "seconds")}
+    rows += [("Network", plain(network)), ("Training", plain(run.config.get("train", {}))), ("Seeds", plain(m.get("seeds", []))),
              ("Splits frozen as", m.get("folds_hash", "")), ("Data, SHA-256", m.get("data_sha256", "")), ("Code revision", m.get("git", "")), ("Versions", plain(m.get("versions", {})))]
     if m.get("elapsed_s"): rows.append(("Time", _minutes(m["elapsed_s"])))
     return [(k, v) for k, v in rows if v and v != "none"]
@@ -189,13 +202,13 @@ def limits(run:Run, # a run
     out.append("One window is judged at a time, without the minutes before it, without pacing manoeuvres and without clinical context; probabilities are not promises unless a calibration is reported.")
     return out
 
-# %% ../nbs/42d_report_text.ipynb #c022-e2804c
+# %% ../nbs/42d_report_text.ipynb #c022-0250ef
 def title(run:Run, # a run
          )->str: # one line
     "What was run on what; says 'simulated' or 'real'."
-    given = str(run.manifest.get("title") or run.manifest.get("database", {}).get("title") or "an unnamed database")
-    kind = "simulated signals" if run.manifest.get("simulated") else "real recordings"
-    return given if kind.split()[0] in given.lower() else f"Rhythm classification on {kind}: {given}"
+    given = str(run.manifest.get("title") or run.manifest.get("database", {}).get("title") or "an unnamed database").removeprefix("simulated: ")
+    kind = "simulated signals in the form of" if run.manifest.get("simulated") else "real recordings"
+    return f"Rhythm classification on {kind}: {given}"
 
 def cohort_text(run:Run, # a run
                )->str: # a sentence or two
@@ -203,4 +216,4 @@ def cohort_text(run:Run, # a run
     w, total = run.manifest.get("windows", {}), sum(c["windows"] for c in run.manifest.get("cohort", []))
     n = w.get("patients") or run.predictions.subject.nunique()
     each = f" of {w['seconds']:g} s" if "seconds" in w else ""
-    return f"{count(n, 'patient')}, {count(w.get('n') or total, 'window')}{each}. A patient may have several rhythms, so the patients of the rows add up to more."
+    return f"{count(n, 'simulated patient' if run.manifest.get('simulated') else 'patient')}, {count(w.get('n') or total, 'window')}{each}. A patient may have several rhythms, so the patients of the rows add up to more."

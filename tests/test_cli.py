@@ -1,0 +1,182 @@
+"""The command line: help at once, results on stdout, a user's mistake in one line with code 2."""
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from pediatric_ecg import cli
+from pediatric_ecg.report_example import made_up_run
+
+COMMANDS = "simulate download check prepare train run evaluate report annotate experiment".split()
+
+
+@pytest.fixture
+def call(capfd):
+    "Exit code, stdout and stderr of a command."
+
+    def run(*args):
+        code = cli.main([str(a) for a in args])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+def assert_mistake(result, *words):
+    "Code 2, nothing on stdout, one line on stderr that holds all words and no traceback."
+    code, out, err = result
+    assert code == 2 and out == "", (code, out, err)
+    assert err.startswith("pediatric-ecg: error: ") and err.endswith("\n") and err.count("\n") == 1, err
+    for word in words:
+        assert str(word) in err, (word, err)
+
+
+@pytest.fixture
+def records(simdb, tmp_path):
+    "A copy of two simulated records that a test may spoil."
+    folder = tmp_path / "records"
+    folder.mkdir()
+    for path in simdb.iterdir():
+        if path.stem in ("x001", "x002") or path.suffix not in (".hea", ".dat", ".atr"):
+            shutil.copy(path, folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(call, command):
+    code, out, err = call(command, "--help")
+    assert code == 0 and err == ""
+    assert f"pediatric-ecg {command}" in out and len(out.splitlines()) > 5
+
+
+def test_help_lists_the_commands_and_loads_nothing_heavy():
+    script = "import sys; from pediatric_ecg.cli import main; code = main(['--help']); print(code, [m for m in ('torch', 'wfdb', 'pandas', 'matplotlib', 'scipy') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "0 []"
+    assert all(f"  {c} " in out for c in COMMANDS)
+
+
+def test_version(call):
+    from pediatric_ecg import __version__
+
+    assert call("--version") == (0, f"pediatric-ecg {__version__}\n", "")
+
+
+@pytest.mark.parametrize("args", [[], ["fly"], ["run"], ["run", "here"], ["simulate", "x", "--patients", "six"], ["report", "--no-such-option"]])
+def test_wrong_command_lines(call, args):
+    assert_mistake(call(*args), "--help")
+
+
+def test_empty_folder(call, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_mistake(call("run", tmp_path / "empty", "--out", tmp_path / "out", "--quick"), tmp_path / "empty")
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_is_not_there(call, tmp_path):
+    assert_mistake(call("prepare", tmp_path / "no", "--out", tmp_path / "out"), tmp_path / "no")
+
+
+def test_folder_without_annotations(call, records, tmp_path):
+    for path in records.glob("*.atr"):
+        path.unlink()
+    assert_mistake(call("run", records, "--out", tmp_path / "out", "--quick", "--jobs", 1), records)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_database(call, records, tmp_path):
+    assert_mistake(call("run", records, "--out", tmp_path / "out", "--database", "liepzig"), "liepzig", "leipzig")
+    assert not (tmp_path / "out").exists()
+
+
+def test_short_signal_file(call, records, tmp_path):
+    dat = records / "x002.dat"
+    dat.write_bytes(dat.read_bytes()[: dat.stat().st_size // 2])
+    assert_mistake(call("prepare", records, "--out", tmp_path / "out", "--jobs", 1), "x002")
+    assert not (tmp_path / "out").exists()
+
+
+def test_marker_the_vocabulary_lacks(call, records, tmp_path):
+    from pediatric_ecg.databases import LEIPZIG
+
+    spec = json.loads(LEIPZIG.to_json())
+    spec["markers"].pop("(N")
+    spec["groupings"] = {}
+    spec["aliases"] = {}
+    spec["fits"] = {k: v for k, v in spec["fits"].items() if k != "(N"}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    assert_mistake(call("prepare", records, "--out", tmp_path / "out", "--jobs", 1, "--database", tmp_path / "spec.json"), "(N")
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_folder_with_other_content(call, records, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.docx").write_text("dear")
+    for command in ("run", "prepare"):
+        assert_mistake(call(command, records, "--out", tmp_path / "out"), tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.docx"]
+
+
+def test_simulate_refuses_nonsense(call, tmp_path):
+    assert_mistake(call("simulate", tmp_path / "db", "--patients", 0), "patients")
+    assert not (tmp_path / "db").exists()
+
+
+@pytest.mark.parametrize("command", ["report", "evaluate"])
+def test_a_folder_that_is_no_run(call, tmp_path, command):
+    assert_mistake(call(command, tmp_path), tmp_path)
+
+
+def test_evaluate_and_report_of_a_run(call, tmp_path):
+    run = made_up_run(tmp_path / "run")
+    before = json.loads((run / "metrics.json").read_text())
+    code, out, err = call("evaluate", run, "--json")
+    assert code == 0 and err == "" and json.loads(out)["patient"]["macro_f1"] == pytest.approx(before["patient"]["macro_f1"])
+    code, out, err = call("evaluate", run)
+    assert code == 0 and "leaky reference" in out and "the honest one" in out and max(map(len, out.splitlines())) <= 80
+    assert call("report", run) == (0, f"{run / 'report.html'}\n", "")
+
+
+def test_prepare_names_the_store(call, records, tmp_path):
+    code, out, err = call("prepare", records, "--out", tmp_path / "store", "--jobs", 1)
+    assert code == 0 and "2 patients" in out
+    assert {"ecg.npy", "iegm.npy", "windows.csv", "manifest.json"} <= {p.name for p in (tmp_path / "store").iterdir()}
+
+
+def raising(error):
+    "Stands in for build_report."
+
+    def build(_):
+        raise error
+
+    return build
+
+
+def test_a_bug_keeps_its_traceback(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("pediatric_ecg.report.build_report", raising(KeyError("x")))
+    code, out, err = call("report", tmp_path)
+    assert code == 1 and "Traceback" in err and "KeyError" in err
+
+
+def test_a_foreign_value_error_is_a_bug(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("pediatric_ecg.report.build_report", raising(ValueError("cannot reshape")))
+    assert call("report", tmp_path)[0] == 1
+
+
+def test_interruption(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("pediatric_ecg.report.build_report", raising(KeyboardInterrupt()))
+    code, out, err = call("report", tmp_path)
+    assert code == 130 and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_full_disk_is_one_line(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("pediatric_ecg.report.build_report", raising(OSError(28, "No space left on device", "big.npy")))
+    assert_mistake(call("report", tmp_path), "big.npy", "No space left")
+
+
+def test_debug_shows_where(call, tmp_path):
+    for args in (["--debug", "report", tmp_path], ["report", tmp_path, "--debug"]):
+        code, out, err = call(*args)
+        assert code == 2 and "Traceback" in err and err.splitlines()[-1].startswith("pediatric-ecg: error: ")
