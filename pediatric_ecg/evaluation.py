@@ -100,7 +100,7 @@ def gross_average(predictions:pd.DataFrame, # subject, truth, prediction
         'gross_ppv': _ratio(tp.sum(0), called.sum(0)), 'average_ppv': average(tp, called)}, index=pd.Index(names, name='label'))
     return d.loc[list(map(str, classes))]
 
-# %% ../nbs/31_evaluation.ipynb #c021-a24b6b
+# %% ../nbs/31_evaluation.ipynb #c021-09de0b
 def _areas(predictions, label):
     column, y = f"p_{label}", (predictions['truth'].astype(str) == label).to_numpy()
     if column not in predictions or y.all() or not y.any() or predictions[column].isna().any(): return {'auroc': None, 'auprc': None}
@@ -109,7 +109,7 @@ def _areas(predictions, label):
 
 def per_class(predictions:pd.DataFrame, # subject, truth, prediction, p_ columns
               classes, # Labels
-              not_evaluable=(), # Labels that get no number
+              not_evaluable=(), # Labels that get no number, among classes or beside them
     )->dict: # Label → precision, recall, f1, f2, specificity, auroc, auprc, windows, patients; or the string not evaluable
     "Each rhythm against all others. Recall is the sensitivity, precision the positive predictivity; an area that is not defined is None."
     n, _, names = _tensor(predictions, classes)
@@ -121,7 +121,7 @@ def per_class(predictions:pd.DataFrame, # subject, truth, prediction, p_ columns
         if c in set(map(str, not_evaluable)): out[c] = 'not evaluable'; continue
         out[c] = {f: float(v[k]) for f, v in figures.items()} | {'specificity': float(special[k])} | _areas(predictions, c) | {
             'windows': int(total[k].sum()), 'patients': int((n[:, k].sum(1) > 0).sum())}
-    return out
+    return out | {c: 'not evaluable' for c in map(str, not_evaluable)}
 
 # %% ../nbs/31_evaluation.ipynb #c026-dd9edb
 def _draw(n, classes, draws, seed, absent):
@@ -150,10 +150,10 @@ def bootstrap(predictions:pd.DataFrame, # subject, truth, prediction
     if len(n) < 2: return {k: [None, None] for k in FIGURES}
     return {k: _interval(v) for k, v in _draw(n, len(list(classes)), draws, seed, absent).items()}
 
-# %% ../nbs/31_evaluation.ipynb #c036-d811a0
+# %% ../nbs/31_evaluation.ipynb #c036-0f0713
 def summarise(predictions:pd.DataFrame, # Predictions of one split
               classes, # All labels of the task
-              not_evaluable=(), # Labels among them that get no number and stay out of the macro
+              not_evaluable=(), # Labels, among them or beside them, that get no number and stay out of the macro
               table:pd.DataFrame|None=None, # Table of windows: its counts of windows and patients are given beside each class where known
               draws:int=2000, # Bootstrap draws over patients
               seed:int=0, # Same seed, same intervals
