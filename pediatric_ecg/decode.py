@@ -53,12 +53,12 @@ def _decode(fmt, file, offset, k, start, out, columns, gain, baseline, factor):
         if (factor != 1).any(): to *= factor
         if raw.min() == _INVALID[fmt]: to[raw == _INVALID[fmt]] = np.nan
 
-# %% ../nbs/00b_decode.ipynb #c006-08c520
+# %% ../nbs/00b_decode.ipynb #c006-4ac09e
 @lru_cache(maxsize=256)
 def _layout(path, stamp):
     "For each signal file (format, offset, channels in order); None where wfdb must read the record."
     h = wfdb.rdheader(path)
-    if isinstance(h, wfdb.MultiRecord): return None
+    if isinstance(h, wfdb.MultiRecord) or h.sig_len is None: return None
     plain = zip(h.fmt, h.samps_per_frame, h.skew, h.block_size)
     if any(f not in _INVALID or s != 1 or k or b for f, s, k, b in plain) or not all(h.adc_gain): return None
     files = {}
@@ -67,7 +67,7 @@ def _layout(path, stamp):
     if not all(same(h.fmt, cs) and same(h.byte_offset, cs) for cs in files.values()): return None
     return [(str(Path(path).parent/name), h.fmt[cs[0]], h.byte_offset[cs[0]] or 0, cs) for name, cs in files.items()]
 
-# %% ../nbs/00b_decode.ipynb #c007-73b7ce
+# %% ../nbs/00b_decode.ipynb #c007-486dc5
 class Reader:
     "Reads stretches of chosen channels of one record in mV; `DataError` if its signal file is missing or short."
     def __init__(self,
@@ -79,7 +79,7 @@ class Reader:
         check_signal_file(self.header)
         self.channels = list(range(len(self.header.leads))) if channels is None else list(channels)
         stat = os.stat(f'{path}.hea')
-        self.layout = _layout(str(path), (stat.st_mtime_ns, stat.st_size)) if fast and self.header.n_segments == 1 and not self.header.open_end else None
+        self.layout = _layout(str(path), (stat.st_mtime_ns, stat.st_size)) if fast else None
 
     def __call__(self,
         start:int=0, # First sample
