@@ -149,7 +149,7 @@ def from_json(cls:Database,
     except (TypeError, ValueError, AttributeError) as e:
         raise DataError(str(e) if isinstance(e, DataError) else f'{where}: a value has the wrong type ({e})') from None
 
-# %% ../nbs/00_databases.ipynb #c024-1e0c3e
+# %% ../nbs/00_databases.ipynb #c024-977c07
 _CONDUCTED = ('N', 'N N-Prex', 'R', 'L') # sinus beats: plain, pre-excited, or with a bundle branch block
 
 LEIPZIG = Database('leipzig',
@@ -175,7 +175,8 @@ LEIPZIG = Database('leipzig',
             'flat x0027 ABL12': 'the ablation catheter is flat', 'before-first-marker x0013': 'two beats precede the first marker',
             'repeated-marker *': 'a marker repeats the rhythm before it; the segments are joined',
             'disagreement *': 'markers and beats contradict each other; choose by --label marker or beats',
-            **{f'clipped {r} *': 'surface leads saturate' for r in ('x001', 'x002', 'x003', 'x004', 'x006', 'x109')}},
+            **{f'clipped {r} *': 'surface leads saturate' for r in ('x001', 'x002', 'x003', 'x004', 'x006', 'x109')},
+            **{f'clipped * {l}': 'electrograms reach the rails of ±10.24 mV' for l in ('ABL*', 'RVA12', 'CS*', 'ART')}},
     url='https://physionet.org/files/leipzig-heart-center-ecg/1.0.0/', size_mb=3400,
     citation='Klehs S, Franke D, Alhamad B, Gebauer R, Teich L, Teich T, Paech C. Leipzig Heart Center ECG-Database: Arrhythmias in '
              'Children and Patients with Congenital Heart Disease (1.0.0). PhysioNet, 2025. doi:10.13026/7a4j-vn37',

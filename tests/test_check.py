@@ -1,0 +1,94 @@
+"""The check tells damage from known errata: on the real files, on simulated ones, and on copies that were damaged."""
+import json
+import shutil
+
+import pytest
+
+from pediatric_ecg.check import check, sha256
+from pediatric_ecg.databases import LEIPZIG, MITDB, DataError
+from pediatric_ecg.records import read_annotations, write_annotations
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wfdb")  # wfdb 4.3 under pandas 3.1
+
+
+@pytest.fixture
+def part(shared, tmp_path):
+    "Two whole records of mitdb with their checksums."
+    sums = ""
+    for r in ("100", "114"):
+        for e in ("hea", "dat", "atr"):
+            file = shutil.copy(shared / "mitdb" / f"{r}.{e}", tmp_path)
+            sums += f"{sha256(file)} {r}.{e}\n"
+    (tmp_path / "SHA256SUMS.txt").write_text(sums)
+    return tmp_path
+
+
+def errors(folder, **kw):
+    report = check(folder, **kw)
+    assert report.ok == (not report.of("error"))
+    return {(f.code, f.record) for f in report.of("error")}
+
+
+def test_a_sound_part_of_mitdb(part):
+    report = check(part)
+    assert report.ok and report.database == "mitdb"
+    s = report.summary
+    assert (s["records"], s["annotated"], s["files_compared"], s["subjects"], s["simulated"]) == (2, 2, 6, 2, 0)
+    assert s["layouts"] == {"MLII V5": 1, "V5 MLII": 1}
+    assert json.loads(report.to_json())["ok"] is True and report.text().splitlines()[-1].startswith("ok: 0 errors")
+
+
+def test_one_wrong_byte(part):
+    data = bytearray((part / "114.dat").read_bytes())
+    data[77_777] ^= 1
+    (part / "114.dat").write_bytes(data)
+    assert errors(part, signals=False) == {("checksum", "114.dat")}
+
+
+def test_a_lost_tail_a_lost_file_a_broken_header(part):
+    (part / "SHA256SUMS.txt").unlink()
+    (part / "100.dat").write_bytes((part / "100.dat").read_bytes()[:-7])
+    (part / "114.atr").unlink()
+    assert errors(part) == {("signal-file", "100"), ("annotations", "114")}
+    (part / "100.hea").write_text("100 2 360 abc\n")
+    assert ("header", "100") in errors(part)
+
+
+def test_labels(part):
+    (part / "SHA256SUMS.txt").unlink()
+    a = read_annotations(part / "100", MITDB)
+    a.loc[0, "aux"] = "(WPW"
+    write_annotations(part / "100", a, MITDB)
+    (text,) = [f.text for f in check(part, signals=False).of("error")]
+    assert "100.atr: unknown rhythm marker '(WPW' at sample 18" in text
+    a.loc[0, "aux"] = "(N"
+    a.loc[len(a) - 1, "sample"] = 700_000
+    write_annotations(part / "100", a, MITDB)
+    assert errors(part, signals=False) == {("beyond-end", "100")}
+
+
+def test_unpaired_bracket(shared, tmp_path):
+    shutil.copy(shared / "leipzig/x0010.hea", tmp_path)
+    a = read_annotations(shared / "leipzig/x0010", LEIPZIG)
+    write_annotations(tmp_path / "x0010", a.drop(a.index[a.symbol == "~"][0]), LEIPZIG)
+    assert errors(tmp_path) == {("unpaired", "x0010"), ("signal-file", "x0010")}  # its .dat is not here, either
+
+
+def test_errata_of_the_release_are_known(shared):
+    report = check(shared / "leipzig")
+    assert {(f.code, f.record) for f in report.of("error")} == {("signal-file", "x0010")}
+    assert not [f for f in report.findings if f.code in ("duration", "leads", "rate", "age")]
+
+
+def test_simulated_defects_are_notes(simdb):
+    report = check(simdb)
+    assert report.ok, report.text()
+    assert report.summary["simulated"] == report.summary["records"] == 8
+    assert {f.severity for f in report.findings} <= {"note"}
+
+
+def test_nothing_to_check(tmp_path):
+    with pytest.raises(DataError, match="no WFDB header"):
+        check(tmp_path)
+    with pytest.raises(DataError, match="unknown database"):
+        check(tmp_path, "nosuch")
