@@ -45,7 +45,7 @@ def cut(
     keep = out.end.to_numpy() <= t.end.to_numpy()[row]
     return out[keep].reset_index(drop=True)
 
-# %% ../nbs/05_windows.ipynb #c005-38067c
+# %% ../nbs/05_windows.ipynb #c005-76387f
 def _spans(a, b, most, gap):
     "Group windows [a, b) in order of a into runs no longer than `most` without holes wider than `gap`: (first, last + 1) of each."
     first = 0
@@ -66,7 +66,7 @@ def _stretches(reader, windows, pre, seconds, block_seconds):
         raw = np.ascontiguousarray(reader(first, last).T)
         y = apply(raw, first, fs, pre, lo, hi)
         view = sliding_window_view(y, T, axis=1)[:, at[i:j] - lo].swapaxes(0, 1)
-        flags = quality(raw[:, start[i] - first:end[j - 1] - first], fs, start[i:j] - start[i], end[i:j] - start[i])
+        flags = quality(raw, fs, start[i:j] - first, end[i:j] - first)
         flags['lost'] = np.isnan(view).any(-1) if flags['missing'].any() else flags['missing']
         yield y, view, flags
 
