@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOK', 'COLOURS', 'NAMES', 'METRICS', 'MODALITIES', 'png', 'data_uri', 'forest', 'per_patient', 'patients_bars',
-           'confusion', 'confusion_map', 'similarity_map', 'curves', 'window_plot']
+           'confusion', 'confusion_map', 'similarity_map', 'curves', 'window_plot', 'overview']
 
 # %% ../nbs/42b_report_figures.ipynb #c003-19c32a
 import base64
@@ -206,3 +206,24 @@ def window_plot(signals:dict, # modality → (leads, T), mV
     return fig
 
 MODALITIES = {"ecg": "surface ECG", "iegm": "intracardiac electrograms"}
+
+# %% ../nbs/42b_report_figures.ipynb #c034-67beb6
+@rc_context(LOOK)
+def overview(segments:pd.DataFrame, # start_s, end_s, rhythm ('' where unusable), probability
+             title:str="", # above the figure
+            )->Figure: # bars over time, and the probability
+    "The rhythms of a record over time."
+    names = [r for r in dict.fromkeys(segments.rhythm) if r]
+    unit, scale = ("minutes", 60) if segments.end_s.iloc[-1] > 900 else ("seconds", 1)
+    fig, (top, low) = _axes(8, .26 * len(names) + 2.1, nrows=2, sharex=True, gridspec_kw={"height_ratios": [max(.26 * len(names), .6), 1]})
+    palette = ["#1f5c99", "#c4701f", "#2f7d4f", "#a3322a", "#6a4c93", "#806000", "#2a8c8c", "#a0527a", "#555555"]
+    for s in segments.itertuples():
+        x, w = s.start_s / scale, (s.end_s - s.start_s) / scale
+        if s.rhythm: top.barh(names.index(s.rhythm), w, left=x, height=.8, color=palette[names.index(s.rhythm) % len(palette)])
+        else: top.axvspan(x, x + w, color="#ddd"); low.axvspan(x, x + w, color="#ddd")
+    top.set_yticks(range(len(names)), names); top.set(ylim=(len(names) - .4, -.6), title=title + (" (grey: no usable lead)" if (segments.rhythm == "").any() else ""))
+    edges = np.r_[segments.start_s, segments.end_s.iloc[-1]] / scale
+    low.stairs(100 * segments.probability.to_numpy(), edges, baseline=None, color="#222", lw=1.2)
+    low.set(ylim=(0, 102), xlim=(0, edges[-1]), ylabel="probability, %", xlabel=unit)
+    for ax in (top, low): ax.grid(axis="x", color="#eee"); ax.set_axisbelow(True)
+    return fig

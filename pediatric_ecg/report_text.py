@@ -154,7 +154,7 @@ def text_table(metrics:dict, # metrics.json
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, width)).rstrip() for r in rows]
     return "\n".join(lines + ["", "w windows, p patients; above: 95 % interval, bootstrap over patients"])
 
-# %% ../nbs/42d_report_text.ipynb #c020-97222b
+# %% ../nbs/42d_report_text.ipynb #c020-556ecf
 def plain(value, # anything JSON can hold
          )->str: # text
     "A value of the manifest in words."
@@ -166,7 +166,8 @@ def filters(pre:dict, # Preprocess as a dict
            )->str: # words
     "What was done to the signals before they were cut."
     if not {"fs", "band"} <= set(pre): return plain(pre)
-    band = f"band-pass {pre['band'][0]:g}–{pre['band'][1]:g} Hz, zero phase" if pre["band"] else "no band-pass"
+    low, high = pre["band"] or (None, None)
+    band = f"band {low or 0:g}–{high or pre['fs'] / 2:g} Hz, zero phase" if low or high else "no band filter"
     notch = f"notch at {pre['notch']:g} Hz" if pre.get("notch") else "no notch"
     rest = {k: v for k, v in pre.items() if k not in ("fs", "band", "notch")}
     return f"{band}; {notch}; resampled to {pre['fs']:g} Hz" + (f"; {plain(rest)}" if rest else "")

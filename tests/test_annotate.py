@@ -1,0 +1,156 @@
+"""Annotating a record: the same signals as in training, segments that tile the record, a file others can read, memory that stays flat."""
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import wfdb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pediatric_ecg import cli
+from pediatric_ecg.annotate import annotate, smooth, to_segments, windows_of
+from pediatric_ecg.databases import LEIPZIG, DataError, wfdb_quiet
+from pediatric_ecg.model import RhythmNet, RhythmNetConfig
+from pediatric_ecg.records import lead_slots, read_header, read_signals, record_paths
+from pediatric_ecg.signals import Preprocess
+
+CLASSES = ["N", "/A", "/V", "AVRT", "AVNRT"]
+PRE = Preprocess()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "A run folder with random weights: it knows nothing, which is all these tests need."
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("run")
+    model = RhythmNet(RhythmNetConfig(modalities={m: list(v) for m, v in LEIPZIG.modalities.items()}, n_classes=len(CLASSES), seconds=2.0))
+    extra = {"classes": CLASSES, "seconds": 2.0, "preprocess": PRE.to_dict(), "database": json.loads(LEIPZIG.to_json())}
+    model.save(folder, extra)
+    return folder
+
+
+def write(folder, signals, names, name="r1", fs=977):
+    "A WFDB record without annotations."
+    folder.mkdir(parents=True, exist_ok=True)
+    with wfdb_quiet():
+        wfdb.wrsamp(name, fs=fs, units=["mV"] * len(names), sig_name=names, p_signal=signals, fmt=["24"] * len(names), adc_gain=[2000] * len(names), baseline=[0] * len(names), write_dir=str(folder))
+    return folder / name
+
+
+def test_windows_equal_those_of_the_store(simdb, simstore):
+    "The network sees in annotate what it saw in training, to the store's float16."
+    table = simstore.table
+    record = table.record.iloc[0]
+    mine = table[(table.record == record) & (table.start % (2 * 977) == 0)]
+    x, present = zip(*windows_of(simdb / record, LEIPZIG, PRE, simstore.seconds, 1.0, block_seconds=11.0))
+    for row in mine.itertuples():
+        k = round(row.start / 977)
+        stored, there = simstore.batch([row.Index])
+        for m in stored:
+            ours = np.concatenate([b[m] for b in x])[k]
+            assert (np.concatenate([p[m] for p in present])[k] == there[m][0]).all()
+            np.testing.assert_allclose(ours, stored[m][0], atol=1e-3, rtol=1e-3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 40), st.integers(2, 6), st.integers(0, 2**31), st.booleans())
+def test_segments_tile_the_record(steps, classes, seed, gaps):
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.full(classes, 0.3), steps)
+    if gaps:
+        p[rng.random(steps) < 0.3] = np.nan
+    path, post = smooth(p, 1.0, 2.0)
+    np.testing.assert_allclose(post.sum(1), 1, atol=1e-9)
+    total = steps + 1.0
+    t = to_segments(np.where(np.isnan(p[:, 0]), -1, path), post, [f"c{i}" for i in range(classes)], 1.0, 2.0, total)
+    assert t.start_s.iloc[0] == 0 and t.end_s.iloc[-1] == total
+    assert (t.start_s.to_numpy()[1:] == t.end_s.to_numpy()[:-1]).all() and (t.end_s > t.start_s).all()
+    assert (t.rhythm.to_numpy()[1:] != t.rhythm.to_numpy()[:-1]).all()
+    named = t[t.rhythm != ""]
+    assert named.probability.between(0, 1).all() and (named.rhythm != named.second_best).all()
+    assert (t.rhythm == "").any() == np.isnan(p[:, 0]).any()
+
+
+@pytest.mark.parametrize("smoothed", [True, False])
+def test_files_hold_what_was_found(run, simdb, tmp_path, smoothed):
+    record = record_paths(simdb, LEIPZIG)[1]
+    before = {f.name: f.stat().st_mtime_ns for f in simdb.iterdir()}
+    found = annotate(run, record, tmp_path / "out", smooth=smoothed)
+    assert sorted(f.suffix for f in (tmp_path / "out").iterdir()) == [".csv", ".png", ".rhy"]
+    with wfdb_quiet():
+        back = wfdb.rdann(str(tmp_path / "out" / record.name), "rhy")
+    named = found.segments[found.segments.rhythm != ""]
+    assert [a.rstrip("\0") for a, s in zip(back.aux_note, back.symbol) if s == "+"] == [f"({r}" for r in named.rhythm]
+    fs = read_header(record).fs
+    assert [x for x, s in zip(back.sample, back.symbol) if s == "+"] == [round(s * fs) for s in named.start_s]
+    table = pd.read_csv(tmp_path / "out" / f"{record.name}.csv", keep_default_na=False)
+    assert list(table.columns) == ["start_s", "end_s", "rhythm", "probability", "second_best", "second_probability"]
+    assert table.rhythm.tolist() == found.segments.rhythm.tolist()
+    assert any("simulated" in n for n in found.notes)
+    assert {f.name: f.stat().st_mtime_ns for f in simdb.iterdir()} == before, "the database is only read"
+
+
+def test_leads_in_another_order_and_missing(run, simdb, tmp_path):
+    "Channels are chosen by name; what is missing is masked and said."
+    record = record_paths(simdb, LEIPZIG)[0]
+    header = read_header(record)
+    slots = lead_slots(header, LEIPZIG)
+    keep = [c for m in LEIPZIG.modalities for c in slots[m] if c is not None and header.leads[c] not in ("V6", "RVA12")]
+    signals = read_signals(record)
+    names = [header.leads[c] for c in keep]
+    a = annotate(run, write(tmp_path / "a", signals[:, keep], names), tmp_path / "out_a")
+    b = annotate(run, write(tmp_path / "b", signals[:, keep[::-1]], names[::-1]), tmp_path / "out_b")
+    pd.testing.assert_frame_equal(a.segments, b.segments, rtol=1e-5)
+    assert any("V6" in n for n in a.notes) and any("RVA12" in n for n in a.notes)
+
+
+def test_only_surface_leads(run, simdb, tmp_path):
+    record = record_paths(simdb, LEIPZIG)[0]
+    signals = read_signals(record)[:, :12]
+    found = annotate(run, write(tmp_path / "a", signals, list(LEIPZIG.modalities["ecg"])), tmp_path / "out")
+    assert any(n.startswith("iegm: no lead") for n in found.notes) and (found.segments.rhythm != "").all()
+
+
+def test_a_dead_stretch_becomes_unusable(run, tmp_path):
+    "Flat on all leads for 20 s: no rhythm there, and a pair of '~' in the file."
+    fs, t = 977, np.arange(60 * 977) / 977
+    x = np.sin(2 * np.pi * 1.3 * t)[:, None] ** 15 * np.linspace(0.5, 1, 12)
+    x[20 * fs : 40 * fs] = 0
+    found = annotate(run, write(tmp_path / "a", x, list(LEIPZIG.modalities["ecg"])), tmp_path / "out")
+    dead = found.segments[found.segments.rhythm == ""]
+    assert len(dead) == 1 and abs(dead.start_s.iloc[0] - 20) <= 1.5 and abs(dead.end_s.iloc[0] - 40) <= 1.5 and dead.probability.isna().all()
+    with wfdb_quiet():
+        back = wfdb.rdann(str(tmp_path / "out" / "r1"), "rhy")
+    assert back.symbol.count("~") == 2
+    assert back.symbol[back.symbol.index("~") + 2] == "+", "a rhythm begins where the signal is back"
+
+
+def test_bad_input_is_one_clear_line(run, simdb, tmp_path, capfd):
+    record = record_paths(simdb, LEIPZIG)[0]
+    flat = write(tmp_path / "flat", np.zeros((5000, 2)), ["I", "II"])
+    short = write(tmp_path / "short", np.random.default_rng(0).normal(size=(500, 2)), ["I", "II"])
+    other = write(tmp_path / "other", np.random.default_rng(0).normal(size=(5000, 1)), ["ABP"])
+    cases = [(run, tmp_path / "none", "none.hea"), (run, flat, "no lead carries a signal"), (run, short, "shorter than one window"),
+             (run, other, "ABP"), (tmp_path, record, "config.json")]
+    for folder, path, words in cases:
+        with pytest.raises(ValueError, match=words):
+            annotate(folder, path, tmp_path / "out")
+        assert cli.main(["annotate", str(folder), str(path), "--out", str(tmp_path / "out")]) == 2
+        out, err = capfd.readouterr()
+        assert out == "" and err.count("\n") == 1 and words in err
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+@pytest.mark.parametrize("stride", [0.0001, 2.5, -1])
+def test_a_stride_that_skips_is_refused(run, simdb, tmp_path, stride):
+    with pytest.raises(DataError, match="stride"):
+        annotate(run, record_paths(simdb, LEIPZIG)[0], tmp_path / "out", stride=stride)
+
+
+def test_memory_does_not_grow_with_the_record(simdb):
+    "The largest block is the same however long the record is."
+    record = record_paths(simdb, LEIPZIG)[0]
+    sizes = {s: max(sum(v.nbytes for v in x.values()) for x, _ in windows_of(record, LEIPZIG, PRE, 2.0, 1.0, block_seconds=s)) for s in (10.0, 20.0)}
+    assert sizes[20.0] == 2 * sizes[10.0]
