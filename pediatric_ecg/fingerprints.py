@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-# %% ../nbs/06b_fingerprints.ipynb #c010-048381
+# %% ../nbs/06b_fingerprints.ipynb #c010-6aa1f1
 def _near_signature(x, bits=64, points=64):
     "(n, channels, T) signals, mV → (n,) uint64; does not change with gain or offset; 0 where all is flat"
     n, c, t = x.shape
@@ -24,8 +24,8 @@ def _near_signature(x, bits=64, points=64):
     code = (sign << np.arange(bits, dtype=np.uint64)).sum(axis=1, dtype=np.uint64)
     return np.where(np.abs(coarse).max(axis=1) < 1e-6, np.uint64(0), np.maximum(code, np.uint64(1)))
 
-def _near_groups(code, distance=3):
-    "(n,) uint64 → (n,) group number ≥ 1, equal for codes within distance bits of each other (and their chains); 0 stays 0"
+def _close_pairs(code, distance=3):
+    "(n,) uint64 → (2, pairs) rows whose codes differ in at most distance bits; code 0 pairs with nothing"
     pairs = [np.empty((2, 0), int)]
     for band in range(4):
         key = (code >> np.uint64(16 * band)) & np.uint64(0xFFFF)
@@ -35,17 +35,29 @@ def _near_groups(code, distance=3):
             for i, r in enumerate(rows[:-1]):
                 near = rows[i+1:][np.bitwise_count(code[rows[i+1:]] ^ code[r]) <= distance]
                 pairs.append(np.stack([np.full(len(near), r), near]))
-    a, b = np.concatenate(pairs, axis=1)
-    group = connected_components(coo_array((np.ones(len(a)), (a, b)), shape=(len(code),)*2), directed=False)[1]
-    return np.where(code == 0, 0, group + 1)
+    return np.unique(np.sort(np.concatenate(pairs, axis=1), axis=0), axis=1)
 
-# %% ../nbs/06b_fingerprints.ipynb #c011-ce7248
+# %% ../nbs/06b_fingerprints.ipynb #c012-6850ca
+def _correlation(a, b):
+    "(m, channels, T) each → (m,), after each channel's mean is taken off"
+    a, b = (v - v.mean(axis=2, keepdims=True, dtype=np.float64) for v in (a, b))
+    return (a * b).sum((1, 2)) / np.maximum(np.sqrt((a * a).sum((1, 2)) * (b * b).sum((1, 2))), 1e-12)
+
+def _near_groups(code, read, least=0.99, batch=1024):
+    "Group number ≥ 1 of each window, equal for confirmed copies (and their chains); 0 where the code is 0. read(rows) → (m, channels, T)"
+    a, b = _close_pairs(code)
+    parts = [slice(i, i + batch) for i in range(0, len(a), batch)]
+    good = np.concatenate([_correlation(read(a[p]), read(b[p])) >= least for p in parts] or [np.empty(0, bool)])
+    graph = coo_array((np.ones(int(good.sum())), (a[good], b[good])), shape=(len(code),)*2)
+    return np.where(code == 0, 0, connected_components(graph, directed=False)[1] + 1)
+
+# %% ../nbs/06b_fingerprints.ipynb #c013-9b1fd5
 def signal_hashes(x:np.ndarray, # (n, channels, T) windows, mV
                   near:bool=False, # True: find copies in spite of gain, offset, rounding and slight noise
     )->np.ndarray: # (n,) integers, equal for windows of equal content; 0 for a window that holds nothing
     "Content hashes of windows. Copies that are shifted in time are found by neither kind."
     x = np.asarray(x)
-    if near: return _near_groups(_near_signature(x))
+    if near: return _near_groups(_near_signature(x), lambda rows: x[rows])
     flat = (np.ptp(x, axis=2) == 0).all(axis=1)
     code = [hashlib.blake2b(np.ascontiguousarray(w + 0.).tobytes(), digest_size=8).digest() for w in x]  # + 0.: -0 is 0
     return np.where(flat, np.uint64(0), np.array([int.from_bytes(c, 'little') for c in code], dtype=np.uint64))
@@ -55,10 +67,10 @@ def window_hashes(store, # A WindowStore
                   batch:int=2048, # Windows read at a time
     )->np.ndarray: # (n,) integers for the parameter hashes of audit
     "Content hashes of all windows of a store, over all its modalities"
-    parts = []
-    for first in range(0, len(store.table), batch):
-        x, _ = store.batch(np.arange(first, min(first + batch, len(store.table))))
-        x = np.concatenate([np.asarray(x[m], dtype=np.float32) for m in sorted(x)], axis=1)
-        parts.append(_near_signature(x) if near else signal_hashes(x))
-    code = np.concatenate(parts)
-    return _near_groups(code) if near else code
+    def read(rows):
+        x, _ = store.batch(rows)
+        return np.concatenate([np.asarray(x[m], dtype=np.float32) for m in sorted(x)], axis=1)
+    n = len(store.table)
+    code = [(_near_signature if near else signal_hashes)(read(np.arange(i, min(i + batch, n)))) for i in range(0, n, batch)]
+    code = np.concatenate(code or [np.empty(0, np.uint64)])
+    return _near_groups(code, read) if near else code
