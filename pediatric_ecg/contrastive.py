@@ -82,7 +82,7 @@ class ProxyAnchor(_EmbeddingLoss):
         self._check(z, y)
         return self.loss(unit(z), y)
 
-# %% ../nbs/20a_contrastive.ipynb #c013-f0f7f1
+# %% ../nbs/20a_contrastive.ipynb #c013-9a48ac
 class BCL(_EmbeddingLoss):
     "Balanced contrastive loss: class averaging and class complement (Zhu et al., CVPR 2022, eq. 7), with centres as free parameters."
     def __init__(self,
@@ -102,10 +102,10 @@ class BCL(_EmbeddingLoss):
             itself = torch.eye(len(y), len(labels), dtype=torch.bool, device=y.device)
             same = (y[:, None] == labels) & ~itself
             size = (labels[:, None] == labels).sum(0) - (y[:, None] == labels).long()     # |B_c| as i sees it
-            others = (s - size.log()).masked_fill(itself, -math.inf).logsumexp(1, keepdim=True)
+            others = (s - size.to(s.dtype).log()).masked_fill(itself, -math.inf).logsumexp(1, keepdim=True)
             return -((s - others)*same).sum(1).div(same.sum(1)).mean()
 
-# %% ../nbs/20a_contrastive.ipynb #c015-298505
+# %% ../nbs/20a_contrastive.ipynb #c017-298505
 class PaCo(_EmbeddingLoss):
     "Parametric contrastive loss over the batch, with the classifier's logits as the learnt centres (Cui et al., ICCV 2021, eq. 4–5)."
     def __init__(self,

@@ -11,7 +11,7 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from jaxtyping import Float, Int
 
-# %% ../nbs/20_losses.ipynb #c007-db5ff2
+# %% ../nbs/20_losses.ipynb #c008-db5ff2
 def check_counts(
     class_counts, # Windows (or samples) of each class in the training fold, (C,), all > 0
 )->Tensor: # (C,) float64
@@ -23,7 +23,7 @@ def check_counts(
                              'Leave a class without training windows out of the class list.')
     return n
 
-# %% ../nbs/20_losses.ipynb #c010-5aeee2
+# %% ../nbs/20_losses.ipynb #c011-5aeee2
 def check_labels(
     y:Tensor, # (B,) class indices
     n_classes:int, # C
@@ -38,7 +38,7 @@ def check_labels(
         if low < 0 or high >= n_classes:
             raise ValueError(f'labels run from {low} to {high}, but there are {n_classes} class counts: are they of another fold or grouping?')
 
-# %% ../nbs/20_losses.ipynb #c013-a4955b
+# %% ../nbs/20_losses.ipynb #c014-a4955b
 def effective_weights(
     class_counts, # Samples of each class in the training fold, (C,)
     beta:float=0.999, # In [0, 1]: 0 weighs all classes the same, 1 inversely to their counts
@@ -51,7 +51,7 @@ def effective_weights(
     else: w = (1 - beta)/-torch.expm1(n*math.log(beta))
     return w/w.mean()
 
-# %% ../nbs/20_losses.ipynb #c016-63eb2c
+# %% ../nbs/20_losses.ipynb #c017-63eb2c
 def log_prior(
     class_counts, # Samples of each class in the training fold, (C,)
 )->Tensor: # (C,) float64
@@ -70,7 +70,7 @@ class _LogitLoss(nn.Module):
             raise ValueError(f'logits: shape {(len(y), self.n_classes)} wanted (batch, classes of the training fold), got {tuple(logits.shape)}')
         check_labels(y, self.n_classes)
 
-# %% ../nbs/20_losses.ipynb #c017-3f5d99
+# %% ../nbs/20_losses.ipynb #c018-3f5d99
 class LogitAdjusted(_LogitLoss):
     "Cross-entropy of logits + τ log prior; predict from the plain logits (Menon et al., ICLR 2021, eq. 10). τ = 0 is plain cross-entropy."
     def __init__(self,
@@ -84,7 +84,7 @@ class LogitAdjusted(_LogitLoss):
         self._check(logits, y)
         return F.cross_entropy(logits.float() + self.shift, y)
 
-# %% ../nbs/20_losses.ipynb #c020-69f076
+# %% ../nbs/20_losses.ipynb #c021-69f076
 class ClassBalanced(_LogitLoss):
     "Cross-entropy weighted by the effective number of samples (Cui et al., CVPR 2019, eq. 3). β = 0 is plain cross-entropy."
     def __init__(self,
@@ -98,7 +98,7 @@ class ClassBalanced(_LogitLoss):
         self._check(logits, y)
         return (self.class_weight[y]*F.cross_entropy(logits.float(), y, reduction='none')).mean()
 
-# %% ../nbs/20_losses.ipynb #c023-93feb8
+# %% ../nbs/20_losses.ipynb #c024-93feb8
 class Focal(_LogitLoss):
     "Focal loss −(1 − p)^γ log p on the softmax (Lin et al., ICCV 2017, eq. 4). γ = 0 is plain cross-entropy."
     def __init__(self,
@@ -114,7 +114,7 @@ class Focal(_LogitLoss):
         ce = F.cross_entropy(logits.float(), y, reduction='none')
         return ((-torch.expm1(-ce)).clamp_min(1e-12)**self.gamma*ce).mean()   # 1 − p = −expm1(log p), exact as p → 1
 
-# %% ../nbs/20_losses.ipynb #c026-bd6401
+# %% ../nbs/20_losses.ipynb #c027-bd6401
 class LDAM(_LogitLoss):
     "Label-distribution-aware margins, with class-balanced weights from `drw_epoch` on (Cao et al., NeurIPS 2019, eq. 13 and algorithm 1)."
     def __init__(self,

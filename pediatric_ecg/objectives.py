@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['OBJECTIVES', 'Objective', 'make_objective']
 
-# %% ../nbs/22_objectives.ipynb #c002-b08bb0
+# %% ../nbs/22_objectives.ipynb #c003-b08bb0
 from torch import nn, Tensor
 from jaxtyping import Float, Int
 from .losses import LogitAdjusted, ClassBalanced, Focal, LDAM
 from .contrastive import SupCon, ProxyAnchor, BCL, PaCo
 from .agcacl import AGCACL
 
-# %% ../nbs/22_objectives.ipynb #c004-1c40b9
+# %% ../nbs/22_objectives.ipynb #c005-1c40b9
 class Objective(nn.Module):
     "A loss on the logits plus `weight` times a loss on the embeddings, either of which may be absent."
     def __init__(self,
@@ -47,7 +47,7 @@ class _PaCo(Objective):
 
     def forward(self, logits, z, y): return self.embed(logits, z, y)
 
-# %% ../nbs/22_objectives.ipynb #c005-053c8d
+# %% ../nbs/22_objectives.ipynb #c006-053c8d
 def _contrastive(loss, prior):
     "Cross-entropy, with a log prior of strength `prior` by default, plus `weight` times an embedding loss."
     def make(class_counts, dim, weight=0.5, prior=prior, **kw): return Objective(LogitAdjusted(class_counts, prior), loss(class_counts, dim, **kw), weight)
