@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cut', 'code_hash', 'prepare']
 
-# %% ../nbs/05_windows.ipynb #c002-bdf710
+# %% ../nbs/05_windows.ipynb #c002-a3af95
 import csv, errno, hashlib, json, multiprocessing, platform
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import joblib, numpy as np, pandas as pd, scipy, wfdb
 from joblib import Parallel, delayed
 from numpy.lib.stride_tricks import sliding_window_view
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from . import signals
 from .databases import Database, DataError, get_database
 from .decode import Reader
@@ -140,7 +140,7 @@ def _prepare_record(part, path, name, subject, database, pre, seconds, stride, g
     write_text(f'{part}.json', json.dumps(info, indent=1, ensure_ascii=False))
     return info
 
-# %% ../nbs/05_windows.ipynb #c008-da6a1d
+# %% ../nbs/05_windows.ipynb #c008-34c31a
 def _write(files, slots, channels, view, flags, fs, dtype, noisy_mv, path):
     "Append the windows that have a usable lead to the files of their modalities; a lead that is not usable is zero. Returns the flags."
     n, _, T = view.shape
@@ -156,7 +156,7 @@ def _write(files, slots, channels, view, flags, fs, dtype, noisy_mv, path):
             if not present[:, c].all(): lead[~present[:, c]] = 0
             top, noisy[:, c] = max(top, -lead.min(), lead.max()), noise(lead, fs) > noisy_mv
             if top <= np.finfo(dtype).max: out[:, k] = lead
-        files[m].write(memoryview(out if keep.all() else out[keep]).cast('B'))
+        files[m].write(out if keep.all() else out[keep])
     if top > np.finfo(dtype).max:
         raise DataError(f'{path}: {top:.3g} mV does not fit into {dtype}; correct the gain or the unit in the header, or use dtype float32')
     return {'keep': keep, 'present': present, 'flat': flags['flat'], 'clipped': flags['clipped'], 'noisy': noisy, 'gap': flags['missing']}
