@@ -1,4 +1,4 @@
-"""Fail when the package is not what the notebooks export, or when a notebook is not clean.
+"""Fail when package or README are not what the notebooks give, or when a notebook is not clean.
 
 Works on a copy of the project, so that a check never changes the tree it checks.
 """
@@ -33,4 +33,5 @@ with tempfile.TemporaryDirectory() as tmp:
 for names, remedy in ((unsynced, "differ from what the notebooks export; run nbdev_export"), (unclean, "are not clean; run nbdev_clean")):
     if names:
         print(f"{', '.join(names)} {remedy}", file=sys.stderr)
-sys.exit(bool(unsynced or unclean))
+readme = subprocess.run([sys.executable, root / ".ci" / "readme.py", "--check"]).returncode
+sys.exit(bool(unsynced or unclean or readme))

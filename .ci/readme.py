@@ -1,0 +1,32 @@
+"""README.md from nbs/index.ipynb, without Quarto: markdown as it is, code in fences, text outputs indented."""
+import json
+import sys
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+
+
+def text(output: dict) -> str:
+    value = output.get("text") or output.get("data", {}).get("text/plain", "")
+    return "".join(value)
+
+
+def readme() -> str:
+    parts = []
+    for cell in json.loads((root / "nbs" / "index.ipynb").read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if source.startswith("#| hide"):
+            continue
+        if cell["cell_type"] == "markdown":
+            parts.append(source.replace("](images/", "](nbs/images/"))
+        else:
+            parts.append(f"```python\n{source}\n```")
+            parts += ["\n".join("    " + line for line in text(o).rstrip().splitlines()) for o in cell["outputs"] if text(o)]
+    return "<!-- made from nbs/index.ipynb by .ci/readme.py; edit the notebook -->\n\n" + "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    file = root / "README.md"
+    if "--check" in sys.argv:
+        sys.exit(0 if file.read_text(encoding="utf-8") == readme() else "README.md differs from nbs/index.ipynb; run python .ci/readme.py")
+    file.write_text(readme(), encoding="utf-8")

@@ -1,0 +1,176 @@
+"""The main job end to end, through the command line, on simulated and on real signals."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+from sklearn.metrics import accuracy_score, fbeta_score, precision_score, recall_score
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = {"metrics.json", "predictions.csv", "model.safetensors", "config.json", "manifest.json", "report.html", "model_card.md"}
+KEYS = ("top1", "macro_precision", "macro_recall", "macro_f1", "macro_f2")
+
+
+def command(*args):
+    "Runs the command line as a user would; returns exit code, stdout, stderr."
+    done = subprocess.run([Path(sys.executable).with_name("pediatric-ecg"), *map(str, args)], capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def recomputed(part, labels):
+    "The five figures by scikit-learn alone."
+    t, p, kw = part.truth, part.prediction, dict(labels=labels, average="macro", zero_division=0)
+    return dict(zip(KEYS, (accuracy_score(t, p), precision_score(t, p, **kw), recall_score(t, p, **kw), fbeta_score(t, p, beta=1, **kw), fbeta_score(t, p, beta=2, **kw)), strict=True))
+
+
+def check_run(run, simulated):
+    "A run folder says what it should, and its metrics are those of its predictions."
+    assert FILES <= {p.name for p in run.iterdir()}
+    metrics, manifest = (json.loads((run / n).read_text()) for n in ("metrics.json", "manifest.json"))
+    predictions = pd.read_csv(run / "predictions.csv", dtype={"truth": str, "prediction": str, "subject": str})
+    assert manifest["simulated"] is simulated and ("simulated" in (run / "report.html").read_text()[:2000].lower()) is simulated
+    for split in ("random", "patient"):
+        m, part = metrics[split], predictions[predictions.split == split]
+        scored = [c for c, v in m["per_class"].items() if v != "not evaluable"]
+        assert set(part.truth) <= set(scored) and len(scored) == m["n_classes"]
+        for key, value in recomputed(part, scored).items():
+            assert m[key] == pytest.approx(value, abs=1e-12), (split, key)
+            low, high = m["ci95"][key]
+            assert 0 <= low <= high <= 1
+        for c in scored:
+            assert m["per_class"][c]["windows"] == (part.truth == c).sum()
+            assert m["per_class"][c]["patients"] == part.subject[part.truth == c].nunique()
+        assert not part.duplicated(["repeat", "window"]).any(), "each window is predicted once a repeat"
+        p = part[[f"p_{c}" for c in scored]].to_numpy()
+        assert np.allclose(p.sum(1), 1, atol=1e-4)
+    folds = predictions[predictions.split == "patient"].groupby("subject").fold.nunique()
+    assert (folds == 1).all(), "no patient is tested in two folds of one repeat"
+    return metrics
+
+
+def test_simulated(simdb, tmp_path):
+    code, out, err = command("run", simdb, "--out", tmp_path / "run", "--quick", "--jobs", 1)
+    assert code == 0, err
+    assert str(tmp_path / "run" / "report.html") in out
+    check_run(tmp_path / "run", simulated=True)
+    before = (tmp_path / "run" / "metrics.json").read_bytes()
+    assert command("evaluate", tmp_path / "run", "--json")[0] == 0
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == before
+    code, _, err = command("run", simdb, "--out", tmp_path / "run", "--quick")
+    assert code == 2 and "exists already" in err and (tmp_path / "run" / "metrics.json").read_bytes() == before
+
+
+def excerpt(source, name, dest, start, stop):
+    "Samples [start, stop) of a record as a record of its own, with the rhythm in force at its start."
+    r, a = wfdb.rdrecord(str(source / name), sampfrom=start, sampto=stop), wfdb.rdann(str(source / name), "atr")
+    wfdb.wrsamp(name, fs=r.fs, units=r.units, sig_name=r.sig_name, p_signal=r.p_signal, fmt=["16"] * r.n_sig, write_dir=str(dest))
+    first = [x for s, x in zip(a.sample, a.aux_note, strict=True) if x.startswith("(") and s <= start][-1:]
+    keep = (a.sample >= start + 1) & (a.sample < stop)
+    wfdb.wrann(name, "atr", np.r_[0, a.sample[keep] - start], symbol=["+", *np.array(a.symbol)[keep]],
+               aux_note=[first[0] if first else "(N", *np.array(a.aux_note)[keep]], write_dir=str(dest))
+
+
+def test_two_excerpts_of_mitdb(shared, tmp_path):
+    (tmp_path / "db").mkdir()
+    for name in ("203", "210"):   # atrial fibrillation and ventricular runs; 219 would add sinus rhythm
+        excerpt(shared / "mitdb", name, tmp_path / "db", 0, 360 * 300)
+    excerpt(shared / "mitdb", "219", tmp_path / "db", 0, 360 * 600)
+    excerpt(shared / "mitdb", "222", tmp_path / "db", 360 * 300, 360 * 1200)
+    code, _, err = command("run", tmp_path / "db", "--out", tmp_path / "run", "--quick", "--jobs", 1)
+    assert code == 0, err
+    metrics = check_run(tmp_path / "run", simulated=False)
+    assert metrics["patient"]["n_patients"] == 4
+    assert "electrograms" in (tmp_path / "run" / "report.html").read_text(), "the two leads are no electrograms, and the report says so"
+
+
+def test_two_patients_suffice(shared, tmp_path):
+    (tmp_path / "db").mkdir()
+    for name in ("219", "222"):
+        excerpt(shared / "mitdb", name, tmp_path / "db", 360 * 300, 360 * 1200)
+    code, _, err = command("run", tmp_path / "db", "--out", tmp_path / "run", "--quick", "--jobs", 1)
+    assert code == 0, err
+    check_run(tmp_path / "run", simulated=False)
+
+
+@pytest.fixture(scope="module")
+def one_record(simdb, tmp_path_factory):
+    "Copies of one simulated record, to be spoilt."
+    def make():
+        folder = tmp_path_factory.mktemp("spoilt")
+        for ext in ("hea", "dat", "atr"):
+            (folder / f"x001.{ext}").write_bytes((simdb / f"x001.{ext}").read_bytes())
+        return folder
+    return make
+
+
+def short_signal(folder):
+    data = (folder / "x001.dat").read_bytes()
+    (folder / "x001.dat").write_bytes(data[: len(data) // 2])
+    return "x001.dat"
+
+
+def unknown_marker(folder):
+    wfdb.wrann("x001", "atr", np.array([10, 500]), symbol=["+", "+"], aux_note=["(N", "(XYZ"], fs=977, write_dir=str(folder))
+    return "(XYZ"
+
+
+def no_annotations(folder):
+    (folder / "x001.atr").unlink()
+    return "atr"
+
+
+def nothing_there(folder):
+    for f in folder.iterdir():
+        f.unlink()
+    return str(folder)
+
+
+@pytest.mark.parametrize("spoil", [short_signal, unknown_marker, no_annotations, nothing_there])
+def test_bad_input_is_one_line(one_record, tmp_path, spoil):
+    folder = one_record()
+    named = spoil(folder)
+    code, _, err = command("run", folder, "--out", tmp_path / "run", "--quick")
+    assert code == 2 and len(err.strip().splitlines()) == 1 and named in err, err
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_database_and_foreign_folder(simdb, tmp_path):
+    code, _, err = command("run", simdb, "--out", tmp_path / "run", "--database", "nosuch", "--quick")
+    assert code == 2 and "nosuch" in err and len(err.strip().splitlines()) == 1
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear")
+    code, _, err = command("run", simdb, "--out", tmp_path / "mine", "--quick")
+    assert code == 2 and str(tmp_path / "mine") in err
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_an_interrupted_run_continues(simdb, tmp_path, monkeypatch):
+    from pediatric_ecg import experiments
+
+    calls, whole = [], experiments.run_fold
+
+    def dies_at_third(*args):
+        calls.append(args[1].name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    kw = dict(quick=True, n_jobs=1, progress=False)
+    monkeypatch.setattr(experiments, "run_fold", dies_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        experiments.run(simdb, tmp_path / "run", **kw)
+    assert not (tmp_path / "run").exists() and (tmp_path / "run.partial").exists()
+    monkeypatch.setattr(experiments, "run_fold", whole)
+    experiments.run(simdb, tmp_path / "run", **kw)
+    experiments.run(simdb, tmp_path / "at_once", **kw)
+    for name in ("predictions.csv", "metrics.json", "model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "at_once" / name).read_bytes(), name
+
+
+def test_export_in_sync():
+    done = subprocess.run([sys.executable, ROOT / ".ci" / "check_sync.py"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
