@@ -5,27 +5,27 @@
 # %% auto #0
 __all__ = ['FUSIONS', 'RhythmNetConfig', 'RhythmNetOutput', 'RhythmNet']
 
-# %% ../nbs/13_model.ipynb #c002-245605
+# %% ../nbs/13_model.ipynb #c003-49e63f
 import json, os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 import torch
-import torch.nn.functional as F
+from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from jaxtyping import Bool, Float
-from .encoders import Encoder, LeadScale
+from .encoders import Encoder, LeadScale, multiply_adds
 from .fusion import Fusion, mean_weights
 from .transformer import Pool, Transformer
 
-# %% ../nbs/13_model.ipynb #c003-9c58b1
+# %% ../nbs/13_model.ipynb #c006-178700
 FUSIONS = ('semantic', 'mean', 'concat', 'early', 'late')
 
 @dataclass
 class RhythmNetConfig:
-    "Everything that shapes a RhythmNet. `modalities` maps each name to its lead names, or to a number of leads."
+    "Everything that shapes a RhythmNet. ValueError for a choice that contradicts itself."
     modalities:dict # modality to list of lead names, or to a number of leads
     n_classes:int # rhythms to tell apart
     fs:float=250. # sampling rate of the windows, Hz
@@ -34,14 +34,14 @@ class RhythmNetConfig:
     stem_kernel:int=24 # samples
     stem_stride:int=8 # samples
     kernel:int=5 # of the residual stages, odd
-    normalise:str='window' # 'window' or 'train'
+    normalise:str='window' # 'window' or 'train', see LeadScale
     fusion:str='semantic' # 'semantic', 'mean', 'concat', 'early' or 'late'
     cross_attention:bool=True # for semantic, mean and concat
     depth:int=2 # Transformer blocks; 0 takes it out
-    heads:int=2 # of every attention
+    heads:int=4 # of every attention
     ff:int=2 # widening of the feed-forward part
-    dropout:float=0.1 # in training
-    positions:str='sinusoidal' # 'sinusoidal', 'learned' or 'none'
+    dropout:float=0.1 # in training: of token channels over the whole window, and of features before the head
+    positions:str='lag' # 'lag', 'sinusoidal', 'learned' or 'none'
     pooling:str='attention' # 'attention' or 'mean'
     embedding:int=64 # width of the projection for the contrastive loss
 
@@ -49,6 +49,7 @@ class RhythmNetConfig:
         if not self.modalities: raise ValueError('modalities is empty: name at least one, such as {"ecg": 12}')
         if self.n_classes < 1: raise ValueError(f'n_classes must be at least 1, not {self.n_classes}')
         if self.fusion not in FUSIONS: raise ValueError(f'fusion must be one of {", ".join(FUSIONS)}, not {self.fusion!r}')
+        if not self.kernel % 2: raise ValueError(f'kernel must be odd, not {self.kernel}')
         self.modalities = {m: v if isinstance(v, int) else list(v) for m, v in self.modalities.items()}
         self.widths = tuple(self.widths)
         if self.widths[-1] % (2*self.heads): raise ValueError(f'the token width {self.widths[-1]} must be a multiple of twice heads={self.heads}')
@@ -57,6 +58,11 @@ class RhythmNetConfig:
     def leads(self)->dict[str, int]: # modality to number of leads
         "How many leads each modality has."
         return {m: v if isinstance(v, int) else len(v) for m, v in self.modalities.items()}
+
+    @property
+    def token_seconds(self)->float: # s
+        "Time from one token to the next."
+        return self.stem_stride * 2**(len(self.widths) - 1) / self.fs
 
     def to_dict(self)->dict: # plain values for JSON
         "The configuration as JSON can hold it."
@@ -70,7 +76,7 @@ class RhythmNetConfig:
         if bad := set(d) - {f.name for f in fields(cls)}: raise ValueError(f'unknown setting of RhythmNet: {", ".join(sorted(bad))}')
         return cls(**d)
 
-# %% ../nbs/13_model.ipynb #c004-4bccf9
+# %% ../nbs/13_model.ipynb #c010-d44603
 class RhythmNetOutput(NamedTuple):
     "What a forward pass gives."
     logits:Tensor # (batch, class)
@@ -78,7 +84,6 @@ class RhythmNetOutput(NamedTuple):
     features:Tensor # (batch, dim), pooled
     weights:Tensor # (batch, modality), how much each modality counted; 0 where it is absent
 
-# %% ../nbs/13_model.ipynb #c005-f76247
 class RhythmNet(nn.Module):
     def __init__(self,
         config:RhythmNetConfig, # sizes and switches
@@ -91,27 +96,27 @@ class RhythmNet(nn.Module):
         self.scale = nn.ModuleDict({m: LeadScale(n, c.normalise) for m, n in leads.items()})
         self.encoders = nn.ModuleDict({'all': make(sum(leads.values()))} if c.fusion == 'early' else {m: make(n) for m, n in leads.items()})
         self.fusion = Fusion(len(leads), dim, c.fusion, c.cross_attention, c.heads) if c.fusion in ('semantic', 'mean', 'concat') else None
+        self.drop_tokens, self.drop = nn.Dropout1d(c.dropout), nn.Dropout(c.dropout)
         self.transformer = Transformer(dim, c.depth, c.heads, c.ff, c.positions)
         self.pool = Pool(dim, c.pooling)
-        self.drop_tokens, self.drop = nn.Dropout1d(c.dropout), nn.Dropout(c.dropout)
         self.heads = nn.ModuleList(nn.Linear(dim, c.n_classes) for _ in (leads if c.fusion == 'late' else [0]))
         self.project = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, c.embedding))
 
     def inputs(self,
         x:dict[str, Float[Tensor, "batch _ time"]], # modality to windows, mV; a modality that is left out counts as absent
         present:dict[str, Bool[Tensor, "batch _"]]|None=None, # False where a lead is absent; default: all are there
-    )->tuple[list[Tensor], list[Tensor]]: # scaled signals (batch, lead, time), masks (batch, lead), in the order of the modalities
-        "Check, mask and scale."
-        if bad := set(x) - set(self.config.modalities): raise ValueError(f'unknown modality {", ".join(sorted(bad))}: this model knows {", ".join(self.config.modalities)}')
-        if not x: raise ValueError(f'no modality given: this model knows {", ".join(self.config.modalities)}')
+    )->tuple[list[Tensor], list[Tensor]]: # scaled signals (batch, lead, time) and masks (batch, lead), in the order of the modalities
+        "Check, mask and scale. ValueError for an unknown modality or another number of leads."
+        known = ', '.join(self.config.modalities)
+        if bad := set(x) - set(self.config.modalities): raise ValueError(f'unknown modality {", ".join(sorted(bad))}: this model knows {known}')
+        if not x: raise ValueError(f'no modality given: this model knows {known}')
         like, signals, masks = next(iter(x.values())), [], []
         for m, n in self.config.leads.items():
             v = x[m] if m in x else like.new_zeros(like.shape[0], n, like.shape[2])
             if v.ndim != 3 or v.shape[1] != n: raise ValueError(f'{m}: this model was built for {n} leads, the input has shape {tuple(v.shape)}; wanted (batch, {n}, time)')
-            if present is not None and m in present: p = present[m]
-            else: p = torch.full((v.shape[0], n), m in x, dtype=torch.bool, device=v.device)
-            signals.append(self.scale[m](v, p))
-            masks.append(p if m in x else torch.zeros_like(p))
+            given = m in x and present is not None and m in present
+            masks.append(present[m] if given else torch.full((v.shape[0], n), m in x, dtype=torch.bool, device=v.device))
+            signals.append(self.scale[m](v, masks[-1]))
         return signals, masks
 
     def tokens(self,
@@ -127,8 +132,7 @@ class RhythmNet(nn.Module):
     )->RhythmNetOutput:
         "Logits, contrastive embedding, features and the weight of each modality."
         signals, masks = self.inputs(x, present)
-        available = torch.stack([p.any(1) for p in masks], 1)
-        z = self.tokens(signals)
+        available, z = torch.stack([p.any(1) for p in masks], 1), self.tokens(signals)
         if self.config.fusion == 'late': features, w, logits = self._late(z, available)
         else:
             z, w = (z[0], mean_weights(available)) if self.fusion is None else self.fusion(z, available)
@@ -137,7 +141,7 @@ class RhythmNet(nn.Module):
         return RhythmNetOutput(logits, self.project(features), features, w)
 
     def _pooled(self, z):
-        z = self.drop_tokens(z.transpose(1, 2)).transpose(1, 2)  # a channel is dropped over the whole window
+        z = self.drop_tokens(z.transpose(1, 2)).transpose(1, 2)  # one draw a channel and window: cheap, and no token can fill in for its neighbour
         return self.pool(self.transformer(z))
 
     def _late(self, z, available):
@@ -146,40 +150,56 @@ class RhythmNet(nn.Module):
         logits = torch.stack([h(self.drop(f[:, m])) for m, h in enumerate(self.heads)], 1)
         return torch.einsum('bm,bmd->bd', w.to(f.dtype), f), w, torch.einsum('bm,bmc->bc', w.to(f.dtype), logits)
 
-    def fit_scale(self,
-        x:dict[str, Float[Tensor, "batch _ time"]], # training windows only, mV
-        present:dict[str, Bool[Tensor, "batch _"]]|None=None, # False where a lead is absent
-    )->'RhythmNet': # itself
-        "Set the scale of every lead from training windows."
-        for m, v in x.items(): self.scale[m].fit(v, torch.ones(v.shape[:2], dtype=torch.bool, device=v.device) if present is None else present[m])
-        return self
+# %% ../nbs/13_model.ipynb #c014-033e67
+@patch
+def fit_scale(self:RhythmNet,
+    x:dict[str, Float[Tensor, "batch _ time"]], # training windows only, mV
+    present:dict[str, Bool[Tensor, "batch _"]]|None=None, # False where a lead is absent
+)->RhythmNet: # itself
+    "Set the scale of every lead from training windows; it is stored with the weights."
+    for m, v in x.items(): self.scale[m].fit(v, torch.ones(v.shape[:2], dtype=torch.bool, device=v.device) if present is None else present[m])
+    return self
 
-# %% ../nbs/13_model.ipynb #c006-2cb57f
-def _attention(self:RhythmNet,
+# %% ../nbs/13_model.ipynb #c017-0dfc7e
+@patch
+def summary(self:RhythmNet,
+    seconds:float|None=None, # window length; default: the configuration's
+)->list[dict]: # rows of block, parameters and multiply_adds of one window; the last row is the total
+    "Parameters and multiply-adds, block by block."
+    n, device = round((seconds or self.config.seconds)*self.config.fs), next(self.parameters()).device
+    counts = multiply_adds(self, {m: torch.zeros(1, k, n, device=device) for m, k in self.config.leads.items()})
+    blocks = [(f'encoders.{m}', e) for m, e in self.encoders.items()] + [(b, getattr(self, b)) for b in ('fusion', 'transformer', 'pool', 'heads', 'project') if getattr(self, b) is not None]
+    cost = lambda b: counts.get(f'{type(self).__name__}.{b}', sum(v for k, v in counts.items() if k.startswith(f'{type(self).__name__}.{b}.') and k.count('.') == b.count('.') + 2))
+    rows = [dict(block=b, parameters=sum(p.numel() for p in m.parameters()), multiply_adds=cost(b)) for b, m in blocks]
+    return rows + [dict(block='total', parameters=sum(p.numel() for p in self.parameters()), multiply_adds=counts['Global'])]
+
+# %% ../nbs/13_model.ipynb #c028-4c2156
+@patch
+@torch.no_grad()
+def attention(self:RhythmNet,
     x:dict[str, Float[Tensor, "batch _ time"]], # modality to windows, mV
     present:dict[str, Bool[Tensor, "batch _"]]|None=None, # False where a lead is absent
-)->dict: # 'cross': modality to (batch, heads, token, key); 'transformer': list of (batch, heads, token, token); 'pool': (batch, token); 'weights': (batch, modality); 'seconds': (token,) centre of each token
-    "Every attention map of the network, for explanations."
+)->dict: # see below
+    """Every attention map of the network: `cross` (modality to (batch, heads, token, key), keys are the other modalities' tokens one after the other),
+    `transformer` (list of (batch, heads, token, token)), `pool` (batch, token), `weights` (batch, modality), `seconds` (token,), the centre of each token.
+    With late fusion the rows of the Transformer's and the pool's maps are all windows of the first modality, then of the next."""
     signals, masks = self.inputs(x, present)
     available, z, cross = torch.stack([p.any(1) for p in masks], 1), self.tokens(signals), {}
-    n = z[0].shape[1]
     if self.fusion is None: w, z = mean_weights(available), torch.cat(z)
     else:
         cross = dict(zip(self.config.modalities, self.fusion.attention(z, available)))
         z, w = self.fusion(z, available)
-    stride = self.config.stem_stride * 2**(len(self.config.widths) - 1)
-    seconds = (torch.arange(n) + 0.5) * stride / self.config.fs
+    seconds = (torch.arange(z.shape[1]) + 0.5) * self.config.token_seconds
     return dict(cross=cross, transformer=self.transformer.attention(z), pool=self.pool.weights(self.transformer(z)), weights=w, seconds=seconds)
 
-RhythmNet.attention = torch.no_grad()(_attention)
-
-# %% ../nbs/13_model.ipynb #c007-6ffd64
-def _replace(path:Path, write):
+# %% ../nbs/13_model.ipynb #c031-9cf063
+def _replace(path, write):
     partial = path.with_name(path.name + '.partial')
     write(partial)
     os.replace(partial, path)
 
-def _save(self:RhythmNet,
+@patch
+def save(self:RhythmNet,
     folder:str|Path, # made where missing
     extra:dict|None=None, # further keys of config.json, such as the classes
 ):
@@ -187,22 +207,36 @@ def _save(self:RhythmNet,
     if 'model' in (extra or {}): raise ValueError("extra must not hold the key 'model': it is the network's own configuration")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder/'model.safetensors', lambda p: save_file({k: v.contiguous() for k, v in self.state_dict().items()}, p))
     text = json.dumps({'model': self.config.to_dict()} | (extra or {}), indent=1)
+    _replace(folder/'model.safetensors', lambda p: save_file({k: v.contiguous() for k, v in self.state_dict().items()}, p))
     _replace(folder/'config.json', lambda p: p.write_text(text, encoding='utf-8'))
 
-def _load(cls,
+@patch(cls_method=True)
+def load(cls:RhythmNet,
     folder:str|Path, # as written by save
-)->RhythmNet: # in evaluation mode
+)->RhythmNet: # in evaluation mode, on the CPU
     "Read a saved network; ValueError names the file that is missing, foreign or damaged."
     config, weights = Path(folder)/'config.json', Path(folder)/'model.safetensors'
     hint = 'name a run folder, as `pediatric-ecg run` or `train` writes it'
     for f in (config, weights):
         if not f.is_file(): raise ValueError(f'{f} is missing: {hint}')
     try: model = cls(RhythmNetConfig.from_dict(json.loads(config.read_text(encoding='utf-8'))['model']))
-    except (KeyError, TypeError, ValueError) as e: raise ValueError(f'{config} does not describe a RhythmNet ({e}): {hint}') from None
+    except (AttributeError, KeyError, TypeError, ValueError) as e: raise ValueError(f'{config} does not describe a RhythmNet ({e}): {hint}') from None
     try: model.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError) as e: raise ValueError(f'{weights} does not fit {config} ({str(e).splitlines()[0]}): copy both files from the same run') from None
+    except (SafetensorError, RuntimeError) as e: raise ValueError(f'{weights} does not fit {config} ({" ".join(str(e).split())[:150]}): copy both files from the same run') from None
     return model.eval()
 
-RhythmNet.save, RhythmNet.load = _save, classmethod(_load)
+# %% ../nbs/13_model.ipynb #c034-f2b524
+@patch
+def check_leads(self:RhythmNet,
+    modalities:dict[str, list[str]], # modality to lead names, in the order of the input
+):
+    "ValueError where the input's leads are not the ones this network was trained on."
+    for m, names in modalities.items():
+        if m not in self.config.modalities: raise ValueError(f'this model was trained on {", ".join(self.config.modalities)}, not on {m}: prepare the data with the same database specification')
+        want, got = self.config.modalities[m], list(names)
+        if isinstance(want, int):
+            if len(got) != want: raise ValueError(f'{m}: this model was trained on {want} leads, the data has {len(got)} ({", ".join(got)})')
+        elif got != want:
+            why = 'the order differs' if sorted(got) == sorted(want) else f'missing {sorted(set(want) - set(got)) or "none"}, unknown {sorted(set(got) - set(want)) or "none"}'
+            raise ValueError(f'{m}: this model was trained on {", ".join(want)}; the data has {", ".join(got)} ({why}). Choose the same leads in the same order, and mark absent ones as absent')
