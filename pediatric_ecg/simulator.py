@@ -3,21 +3,21 @@
 # %% auto #0
 __all__ = ['RHYTHMS', 'RARE', 'OUTSIDE', 'TIMED', 'Protocol', 'cohort', 'extras', 'read_labels', 'Replay', 'simulate']
 
-# %% ../nbs/01_simulator.ipynb #c002-3007ff
+# %% ../nbs/01_simulator.ipynb #c002-a583ef
 import os, shutil
 from dataclasses import replace
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 import numpy as np, pandas as pd
 from joblib import Parallel, delayed
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .databases import DataError
-from .sim_events import DEFAULT, LOCATIONS, Patient, draw_patient, play
+from .sim_events import LOCATIONS, draw_patient
+from .sim_rhythms import DEFAULT, play
 from .sim_signals import CHUNK, FS, SURFACE, Renderer, Waves
 from .sim_files import CODES, LAYOUT_OF, LAYOUTS, Writer, write_annotations, write_tables
 
-# %% ../nbs/01_simulator.ipynb #c003-7a7a44
+# %% ../nbs/01_simulator.ipynb #c003-51da66
 RHYTHMS = tuple(m[1:] for m in DEFAULT)
 RARE = 'VT', 'A', 'J', 'AFL', 'EAT', 'B', 'IVR'
 OUTSIDE = {'AVRT': .28, 'AVNRT': .04}   # share of tachycardia beats that follow a pacing train without a marker of their own, as published
@@ -49,7 +49,7 @@ class Protocol:
 
     def pace(self, where, k): return self.block(f'/{where}', [('/', f'/{where}')]*k)
 
-    def noise(self): return [('~', '')]*2 if self.rng.random() < .35 else []
+    def noise(self): return [('~', '')]*2 if self.rng.random() < .25 else []
 
     def tachycardia(self, *k):
         "The patient's own tachycardia; the return to it after a train often carries no marker"
@@ -89,7 +89,7 @@ def extras(i, n, adult, rhythms=RHYTHMS):
     rare = tuple(r for k, r in enumerate(RARE) if (i + k) % 4 == 0) if n >= 8 else ()
     return (('AFIB',) if i % 4 < 2 or n < 4 else ()) + rare + (('IVR', 'VT') if adult else ())
 
-# %% ../nbs/01_simulator.ipynb #c005-b7b80d
+# %% ../nbs/01_simulator.ipynb #c005-5bbd61
 def read_labels(path)->dict: # record → list of (symbol, aux)
     "Label sequences to replay, checked: a file with the columns record, symbol, aux_note"
     try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -102,7 +102,7 @@ def read_labels(path)->dict: # record → list of (symbol, aux)
     return {r: list(zip(t.symbol, t.aux_note)) for r, t in table.groupby('record', sort=False)}
 
 # cycles of the one record whose times are published: medians of RR in x0010, s
-TIMED = {'x0010': dict(sinus=.92, pace_a=.503, pace_v=.308, slow=.26, fast_retro=.056)}
+TIMED = {'x0010': dict(sinus=.92, pace_a=.503, pace_v=.308, tachy=.316)}
 
 def _people(labels, rng):
     "What is known of the patients behind the labels: from the subject tables beside the file where there are, else from the rhythms"
@@ -124,7 +124,7 @@ class Replay:
     def __init__(self, rows): self.rows = rows
     def __call__(self, patient, rng): return self.rows
 
-# %% ../nbs/01_simulator.ipynb #c006-edd84f
+# %% ../nbs/01_simulator.ipynb #c006-717825
 def _patient(known, script, seed):
     "Draw the patient; where the real length is known, choose the sinus rate so that the replay lasts as long"
     known = dict(known)
@@ -140,12 +140,11 @@ def _patient(known, script, seed):
         if fit: p = replace(p, sinus=float(np.clip(p.sinus*(1 + (target - length)/max(slow, 1)), .4, 1.3)))
     return p, length
 
-def _record(folder, p, script, seconds, seed, channels, signals):
+def _record(folder, p, script, seconds, seed, channels, flat, signals):
     "One patient: play, render, write; no more than a few chunks in memory. Returns the patient and the length in s"
     heart, body, lab, plan = (np.random.default_rng(s) for s in seed.spawn(4))
     waves, n = Waves(p, body), int(round(seconds*FS)) if np.isfinite(seconds) else None   # None: to the end of the script
-    flat = p.record == 'x0027'
-    out, render = Writer(folder, p.record, channels), Renderer(waves, lab, flat='ABL12' if flat else '')
+    out, render = Writer(folder, p.record, channels), Renderer(waves, lab, flat)
     notes, waiting, noisy, last = [], [], [], 0.
     def flush(until):
         while signals and (n is None or out.n < n) and (render.start + CHUNK)/FS < until:
@@ -173,7 +172,7 @@ def _record(folder, p, script, seconds, seed, channels, signals):
     write_annotations(folder, p.record, notes, n)
     return p, n/FS
 
-# %% ../nbs/01_simulator.ipynb #c007-08eb2f
+# %% ../nbs/01_simulator.ipynb #c007-3ce343
 def _caps(lengths, hours):
     "Short records stay whole, long ones are cut to one length, so that the sum keeps to the limit"
     left, caps = hours*3600, {}
@@ -209,11 +208,13 @@ def simulate(out,                 # folder to make; must not exist, or be empty
     drawn = [_patient(w, s, q.spawn(1)[0]) for w, s, q in zip(who, scripts, seeds)]
     lengths = [seconds if length is None else length for _, length in drawn]
     if labels is not None: lengths = [c if c < s else np.inf for c, s in zip(_caps(lengths, hours or np.inf), lengths)]
+    broken = 'x0027' if any(p.record == 'x0027' for p, _ in drawn) else drawn[len(drawn)//2][0].record if len(drawn) >= 6 else ''
+    flat = ['ABL12' if p.record == broken else '' for p, _ in drawn]       # one catheter of the original is flat
     layouts = [SURFACE + LAYOUTS[layout or LAYOUT_OF.get(p.record, 'standard')] for p, _ in drawn]
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        jobs = [delayed(_record)(part, p, *job, signals) for (p, _), *job in zip(drawn, scripts, lengths, seeds, layouts)]
+        jobs = [delayed(_record)(part, p, *job, signals) for (p, _), *job in zip(drawn, scripts, lengths, seeds, layouts, flat)]
         write_tables(part, list(tqdm(Parallel(n_jobs=n_jobs, return_as='generator')(jobs), total=len(jobs), disable=not progress, desc='simulate')))
         if out.exists(): out.rmdir()
         os.replace(part, out)
