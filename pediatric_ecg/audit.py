@@ -152,7 +152,7 @@ def _overlapping(a_start, a_end, b_start, b_end):
     last = np.maximum(prefix - 1, 0)
     return np.where((prefix > 0) & (ends[last] > b_start), order[holder[last]], -1)
 
-# %% ../nbs/06a_audit.ipynb #c032-1d7eaf
+# %% ../nbs/06a_audit.ipynb #c032-a43e08
 def _overlaps(table, fold, side):
     start, end = table['start'].to_numpy(), table['end'].to_numpy()
     for record, rows in _torn(table['record'].astype(str), side).items():
@@ -165,8 +165,9 @@ def _overlaps(table, fold, side):
             hit |= set(b[other >= 0].tolist()) | set(a[other[other >= 0]].tolist())
         if hit:
             hit = np.array(sorted(hit))
+            subject = _names(table['subject'].iloc[hit])
             yield _finding(table, fold, 'overlap', hit,
-                f"windows of record {record} (subject {_names(table['subject'].iloc[hit])}) overlap in time across {_where(table, hit, side)}")
+                f"windows of record {record} (subject {subject}) overlap in time across {_where(table, hit, side)}")
 
 # %% ../nbs/06a_audit.ipynb #c035-875d02
 def _duplicates(table, fold, side, hashes):
@@ -183,15 +184,17 @@ def _copies(table, fold, side):
             f"window {w} of record {_names(table['record'].iloc[rows])} (subject {_names(table['subject'].iloc[rows])}) "
             f"and its augmented copies are in {_where(table, rows, side)}")
 
-# %% ../nbs/06a_audit.ipynb #c037-edc7b8
+# %% ../nbs/06a_audit.ipynb #c037-dcefff
 def _fits(table, fold, sides, side, fitted, require):
     for name in require:
-        if name not in fitted: yield Finding(fold, 'undeclared', '', '', (), f"{fold}: {name} is not declared; say on which rows it was fitted")
+        if name not in fitted:
+            yield Finding(fold, 'undeclared', '', '', (), f"{fold}: {name} is not declared; say on which rows it was fitted")
     for name, value in fitted.items():
         if isinstance(value, Mapping):
             counts = table['label'].iloc[sides['train']].value_counts().to_dict()
             wrong = sorted(str(c) for c in {*value, *counts} if int(value.get(c, 0)) != counts.get(c, 0))
-            if wrong: yield Finding(fold, 'fit', '', '', (), f"{fold}: {name} are not those of the training windows (differ in {_names(wrong)})")
+            if wrong:
+                yield Finding(fold, 'fit', '', '', (), f"{fold}: {name} are not those of the training windows (differ in {_names(wrong)})")
             continue
         rows = _rows(value, len(table), f"{fold}, {name}")
         chosen = name in SELECTION
@@ -204,13 +207,14 @@ def _fits(table, fold, sides, side, fitted, require):
             f"{name} used {len(beyond)} windows of record {_names(table['record'].iloc[beyond])} "
             f"(subject {_names(table['subject'].iloc[beyond])}) {' and '.join(where)}")
 
-# %% ../nbs/06a_audit.ipynb #c040-bb2340
+# %% ../nbs/06a_audit.ipynb #c040-2e99a3
 def _inspect(table, name, sides, fitted, require, person, hashes):
     "Kind → findings of one fold; kinds that lacked their input are absent"
     n, found = len(table), {'rows': []}
     for s, rows in sides.items():
         bad = rows[(rows < 0) | (rows >= n)]
-        if len(bad): raise DataError(f"{name}, {s}: row {bad[0]} is not in the table of {n} windows; were the folds made from another table?")
+        if len(bad):
+            raise DataError(f"{name}, {s}: row {bad[0]} is not in the table of {n} windows; were the folds made from another table?")
     for a, b in (('train', 'test'), ('valid', 'test'), ('train', 'valid')):
         both = np.intersect1d(sides[a], sides[b])
         if len(both):
@@ -228,10 +232,10 @@ def _inspect(table, name, sides, fitted, require, person, hashes):
         found |= {k: [f for f in fits if f.kind == k] for k in ('fit', 'selection', 'undeclared')}
     return {k: list(v) for k, v in found.items()}
 
-# %% ../nbs/06a_audit.ipynb #c042-47f226
+# %% ../nbs/06a_audit.ipynb #c042-bb6f67
 def audit(table:pd.DataFrame, # One row a window: record, subject, start, end (label where counts are declared)
           folds, # Folds, (train, test) or (train, test, valid) tuples, or dicts; rows are positions in the table
-          fitted:Mapping|None=None, # Name → rows, what was fitted on which rows in every fold, added to each fold's own declaration; class counts as label → count are recounted
+          fitted:Mapping|None=None, # Name → rows it was fitted on, beside each fold's own declaration; counts (label → n) are recounted
           allow:tuple=(), # Kinds of leak that are meant, such as subject for the leaky reference
           hashes=None, # (n,) content hashes, as from window_hashes
           persons=None, # Record → person, or a DataFrame with record and subject, to find one person under two names
@@ -246,7 +250,8 @@ def audit(table:pd.DataFrame, # One row a window: record, subject, start, end (l
     unknown = [k for k in allow if k not in KINDS]
     if unknown: raise DataError(f"allow={unknown[0]!r} is no kind of leak; choose from {', '.join(KINDS)}")
     allow = {*allow, *(('person',) if 'subject' in allow else ())}
-    if hasattr(folds, 'train') or isinstance(folds, Mapping) or (isinstance(folds, tuple) and folds and isinstance(folds[0], np.ndarray)): folds = [folds]
+    single = hasattr(folds, 'train') or isinstance(folds, Mapping) or (isinstance(folds, tuple) and folds and isinstance(folds[0], np.ndarray))
+    if single: folds = [folds]
     if hashes is not None:
         hashes = np.asarray(hashes)
         if hashes.shape != (len(table),): raise DataError(f"{hashes.size} hashes for a table of {len(table)} windows; give one a window")

@@ -17,13 +17,16 @@ from scipy.stats import beta
 
 from .databases import DataError
 
-# %% ../nbs/32_calibration.ipynb #c010-1d06bc
+# %% ../nbs/32_calibration.ipynb #c010-0bf2a6
 def _check(p, y):
     p, y = np.asarray(p, dtype=float), np.asarray(y)
-    if p.ndim != 2 or y.shape != (len(p),): raise DataError(f"probabilities of shape {p.shape} for {y.size} windows; give (windows, classes) and one class number a window")
+    if p.ndim != 2 or y.shape != (len(p),):
+        raise DataError(f"probabilities of shape {p.shape} for {y.size} windows; give (windows, classes) and one class number a window")
     if not len(p): raise DataError("no window to calibrate on; the fold has no validation patients")
-    if not np.isfinite(p).all() or p.min() < 0 or abs(p.sum(1) - 1).max() > 1e-3: raise DataError("probabilities must be finite, not negative, and sum to 1 in each window")
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= p.shape[1]: raise DataError(f"classes must be numbers from 0 to {p.shape[1] - 1}")
+    if not np.isfinite(p).all() or p.min() < 0 or abs(p.sum(1) - 1).max() > 1e-3:
+        raise DataError("probabilities must be finite, not negative, and sum to 1 in each window")
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= p.shape[1]:
+        raise DataError(f"classes must be numbers from 0 to {p.shape[1] - 1}")
     return p, y
 
 def _bins(score, bins): return [b for b in np.array_split(np.argsort(score, kind='stable'), bins) if len(b)]
@@ -101,7 +104,7 @@ def calibrate(p:np.ndarray, # (N, C) probabilities of all windows of the table; 
     fold.fitted['calibration'] = np.asarray(fold.valid)
     return T, temper(np.asarray(p)[fold.test], T)
 
-# %% ../nbs/32_calibration.ipynb #c026-65d428
+# %% ../nbs/32_calibration.ipynb #c026-d2283c
 def _equal_cases(p, bins):
     order = np.argsort(p, kind='stable'); total = np.cumsum(p[order])
     return [b for b in np.split(order, np.searchsorted(total, total[-1] * np.arange(1, bins) / bins)) if len(b)]
@@ -120,14 +123,15 @@ def reliability(p:np.ndarray, # (n,) probability of one class
     low, high = beta.ppf([[0.025], [0.975]], k + 0.5, n - k + 0.5)
     if subject is not None:
         who = np.unique(np.asarray(subject).astype(str), return_inverse=True)[1]
-        counts, hits = (np.array([np.bincount(who[b], w[b], who.max() + 1) for b in groups]) for w in (np.ones_like(hit), hit))  # (bins, patients)
-        m = np.random.default_rng(seed).multinomial(who.max() + 1, np.full(who.max() + 1, 1/(who.max() + 1)), size=draws)
+        I = who.max() + 1
+        counts, hits = (np.array([np.bincount(who[b], w[b], I) for b in groups]) for w in (np.ones_like(hit), hit))  # (bins, patients)
+        m = np.random.default_rng(seed).multinomial(I, np.full(I, 1 / I), size=draws)
         den = m @ counts.T
         ratio = np.where(den > 0, (m @ hits.T) / np.maximum(den, 1), np.nan)
         low, high = np.nanpercentile(ratio, [2.5, 97.5], axis=0)
     return pd.DataFrame({'predicted': [p[b].mean() for b in groups], 'observed': k / n, 'low': low, 'high': high, 'windows': n})
 
-# %% ../nbs/32_calibration.ipynb #c027-e89294
+# %% ../nbs/32_calibration.ipynb #c027-ce2cc3
 def plot_reliability(p:np.ndarray, # (n, C) probabilities, or name → such an array
                      y:np.ndarray, # (n,) class numbers
                      classes, # Labels
@@ -136,20 +140,23 @@ def plot_reliability(p:np.ndarray, # (n, C) probabilities, or name → such an a
     )->plt.Figure: # One small diagram a class
     "Reliability diagram of each class"
     ways, cols = (p if isinstance(p, dict) else {'': p}), min(5, len(classes))
-    fig, axes = plt.subplots(-(-len(classes)//cols), cols, figsize=(2.3*cols, 2.5*-(-len(classes)//cols)), dpi=90, layout='constrained', squeeze=False, sharex=True, sharey=True)
+    lines = -(-len(classes) // cols)
+    fig, axes = plt.subplots(lines, cols, figsize=(2.3*cols, 2.5*lines), dpi=90, layout='constrained', squeeze=False, sharex=True, sharey=True)
     for ax in axes.ravel()[len(classes):]: ax.axis('off')
     for k, (ax, c) in enumerate(zip(axes.ravel(), classes)):
         ax.plot([0, 1], [0, 1], color='0.7', lw=1)
         for name, q in ways.items():
             r = reliability(q[:, k], y == k, bins, subject)
-            ax.errorbar(r.predicted, r.observed, yerr=np.clip([r.observed - r.low, r.high - r.observed], 0, None), fmt='o-', ms=3, lw=1, capsize=2, label=name)
+            error = np.clip([r.observed - r.low, r.high - r.observed], 0, None)
+            ax.errorbar(r.predicted, r.observed, yerr=error, fmt='o-', ms=3, lw=1, capsize=2, label=name)
         ax.set_title(f"{c} ({int((y == k).sum())})", fontsize=9)
     axes[0, 0].set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     fig.supxlabel('predicted probability', fontsize=9); fig.supylabel('observed frequency', fontsize=9)
-    if '' not in ways: fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=len(ways), fontsize=8, frameon=False)
+    if '' not in ways:
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=len(ways), fontsize=8, frameon=False)
     return fig
 
-# %% ../nbs/32_calibration.ipynb #c032-396439
+# %% ../nbs/32_calibration.ipynb #c032-f38050
 def selective(p:np.ndarray, # (n, C) probabilities
               y:np.ndarray, # (n,) class numbers
     )->pd.DataFrame: # threshold, coverage, accuracy, by falling threshold; equal confidences are one row
@@ -159,7 +166,8 @@ def selective(p:np.ndarray, # (n, C) probabilities
     order = np.argsort(-score, kind='stable')
     last = np.r_[score[order][1:] != score[order][:-1], True]  # windows of one confidence come together
     n = np.arange(1, len(y) + 1)
-    return pd.DataFrame({'threshold': score[order], 'coverage': n / len(y), 'accuracy': np.cumsum(hit[order]) / n})[last].reset_index(drop=True)
+    s = pd.DataFrame({'threshold': score[order], 'coverage': n / len(y), 'accuracy': np.cumsum(hit[order]) / n})
+    return s[last].reset_index(drop=True)
 
 def aurc(p:np.ndarray, # (n, C) probabilities
          y:np.ndarray, # (n,) class numbers
@@ -188,7 +196,7 @@ def adjust(p:np.ndarray, # (n, C) probabilities
     target = np.full(len(prior), 1/len(prior)) if target is None else np.asarray(target, dtype=float)
     return softmax(_logits(p) + tau*(np.log(target) - np.log(prior)), axis=-1)
 
-# %% ../nbs/32_calibration.ipynb #c036-f04eaa
+# %% ../nbs/32_calibration.ipynb #c036-43e0fa
 def calibration_scores(p:np.ndarray, # (n, C) probabilities
                        y:np.ndarray, # (n,) class numbers
                        bins:int=15, # Bins of equal mass
@@ -206,7 +214,8 @@ def probabilities(predictions:pd.DataFrame, # truth and p_ columns
     lacking = [f"p_{c}" for c in classes if f"p_{c}" not in predictions]
     if lacking: raise DataError(f"the predictions lack the column {lacking[0]}; evaluate with these classes")
     y = pd.Index([str(c) for c in classes]).get_indexer(predictions['truth'].astype(str))
-    if (y < 0).any(): raise DataError(f"true rhythm {predictions['truth'].to_numpy()[y < 0][0]} is none of the classes; filter the predictions first")
+    if (y < 0).any():
+        raise DataError(f"true rhythm {predictions['truth'].to_numpy()[y < 0][0]} is none of the classes; filter the predictions first")
     return predictions[[f"p_{c}" for c in classes]].to_numpy(dtype=float), y
 
 # %% ../nbs/32_calibration.ipynb #c040-573b12

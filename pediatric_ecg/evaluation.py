@@ -76,15 +76,15 @@ def confusion(predictions:pd.DataFrame, # subject, truth, prediction
     n, _, names = _tensor(predictions, classes)
     return pd.DataFrame(n.sum(0).astype(int), index=pd.Index(names, name='truth'), columns=pd.Index(names, name='prediction'))
 
-# %% ../nbs/31_evaluation.ipynb #c016-9fb47f
+# %% ../nbs/31_evaluation.ipynb #c016-9bcd2c
 def per_patient(predictions:pd.DataFrame, # subject, truth, prediction
                 classes, # Labels
     )->pd.DataFrame: # A row a patient: windows, rhythms, top1, and recall of each class (NaN where not held)
     "Each patient alone"
     n, subjects, names = _tensor(predictions, classes)
     with np.errstate(invalid='ignore'): recall = np.diagonal(n, axis1=1, axis2=2) / n.sum(2)
-    d = pd.DataFrame({'windows': n.sum((1, 2)).astype(int), 'rhythms': (n.sum(2) > 0).sum(1), 'top1': np.trace(n, axis1=1, axis2=2) / n.sum((1, 2))},
-                     index=pd.Index(subjects, name='subject'))
+    d = pd.DataFrame({'windows': n.sum((1, 2)).astype(int), 'rhythms': (n.sum(2) > 0).sum(1),
+                      'top1': np.trace(n, axis1=1, axis2=2) / n.sum((1, 2))}, index=pd.Index(subjects, name='subject'))
     return d.join(pd.DataFrame(recall, index=d.index, columns=names)[list(map(str, classes))].add_prefix('recall_'))
 
 def gross_average(predictions:pd.DataFrame, # subject, truth, prediction
@@ -94,7 +94,8 @@ def gross_average(predictions:pd.DataFrame, # subject, truth, prediction
     over the patients for whom it is defined (ANSI/AAMI EC57:2012, 4.4)."""
     n, _, names = _tensor(predictions, classes)
     tp, truth, called = np.diagonal(n, axis1=1, axis2=2), n.sum(2), n.sum(1)
-    def average(a, b): return [float((a[b[:, k] > 0, k] / b[b[:, k] > 0, k]).mean()) if (b[:, k] > 0).any() else np.nan for k in range(len(names))]
+    def average(a, b):
+        return [float((x[y > 0] / y[y > 0]).mean()) if (y > 0).any() else np.nan for x, y in zip(a.T, b.T)]
     d = pd.DataFrame({'windows': truth.sum(0).astype(int), 'patients': (truth > 0).sum(0),
         'gross_sensitivity': _ratio(tp.sum(0), truth.sum(0)), 'average_sensitivity': average(tp, truth),
         'gross_ppv': _ratio(tp.sum(0), called.sum(0)), 'average_ppv': average(tp, called)}, index=pd.Index(names, name='label'))
@@ -185,7 +186,7 @@ def _cohort(table, classes):
     g = table['subject'].astype(str).groupby(table['label'].astype(str)).agg(['size', 'nunique'])
     return {str(c): {'windows': int(g['size'].get(str(c), 0)), 'patients': int(g['nunique'].get(str(c), 0))} for c in classes}
 
-# %% ../nbs/31_evaluation.ipynb #c039-c0fcca
+# %% ../nbs/31_evaluation.ipynb #c039-1bd784
 def _same_windows(a, b):
     keys = [c for c in ('record', 'start', 'end', 'window') if c in a and c in b] + ['subject', 'truth']
     x, y = (set(map(tuple, d[keys].drop_duplicates().astype(str).to_numpy())) for d in (a, b))
@@ -210,10 +211,11 @@ def compare(pred_a:pd.DataFrame, # Predictions of one method
         out[k] = {'a': float(fa[k]), 'b': float(fb[k]), 'difference': float(fa[k] - fb[k]), 'ci95': [None, None], 'p': None}
         if da is None: continue
         d = da[k] - db[k]
-        out[k] |= {'ci95': _interval(d), 'p': float(min(1, 2 * min((1 + (d <= 0).sum()) / (draws + 1), (1 + (d >= 0).sum()) / (draws + 1))))}
+        tail = (1 + min((d <= 0).sum(), (d >= 0).sum())) / (draws + 1)
+        out[k] |= {'ci95': _interval(d), 'p': float(min(1, 2 * tail))}
     return out
 
-# %% ../nbs/31_evaluation.ipynb #c042-9d8d0d
+# %% ../nbs/31_evaluation.ipynb #c042-43dab0
 def plot_confusion(cm:pd.DataFrame, # From confusion
                    ax=None, # Axes; a new figure by default
                    title:str='', # Above the matrix
@@ -224,7 +226,8 @@ def plot_confusion(cm:pd.DataFrame, # From confusion
     if ax is None: ax = plt.subplots(figsize=(1.8 + 0.62*len(cm), 1.2 + 0.55*len(cm)), dpi=90, layout='constrained')[1]
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1, aspect='auto')
     for (j, k), v in np.ndenumerate(share):
-        if n[j, k]: ax.text(k, j, f"{100*v:.0f}" if v >= 0.005 else '<1', ha='center', va='center', fontsize=8, color='white' if v > 0.55 else 'black')
+        text = '' if not n[j, k] else f"{100*v:.0f}" if v >= 0.005 else '<1'
+        ax.text(k, j, text, ha='center', va='center', fontsize=8, color='white' if v > 0.55 else 'black')
     ax.set_xticks(range(len(cm)), cm.columns, rotation=45, ha='right', fontsize=8)
     ax.set_yticks(range(len(cm)), [f"{c} ({int(v)})" for c, v in zip(cm.index, n.sum(1))], fontsize=8)
     ax.set(xlabel='predicted rhythm', ylabel='true rhythm (windows)', title=title)

@@ -37,14 +37,14 @@ def _close_pairs(code, distance=3):
                 pairs.append(np.stack([np.full(len(near), r), near]))
     return np.unique(np.sort(np.concatenate(pairs, axis=1), axis=0), axis=1)
 
-# %% ../nbs/06b_fingerprints.ipynb #c012-6850ca
+# %% ../nbs/06b_fingerprints.ipynb #c012-96852d
 def _correlation(a, b):
     "(m, channels, T) each → (m,), after each channel's mean is taken off"
     a, b = (v - v.mean(axis=2, keepdims=True, dtype=np.float64) for v in (a, b))
     return (a * b).sum((1, 2)) / np.maximum(np.sqrt((a * a).sum((1, 2)) * (b * b).sum((1, 2))), 1e-12)
 
 def _near_groups(code, read, least=0.99, batch=1024):
-    "Group number ≥ 1 of each window, equal for confirmed copies (and their chains); 0 where the code is 0. read(rows) → (m, channels, T)"
+    "Group number ≥ 1 of each window, equal for confirmed copies (and their chains), 0 where the code is 0; read(rows) → signals"
     a, b = _close_pairs(code)
     parts = [slice(i, i + batch) for i in range(0, len(a), batch)]
     good = np.concatenate([_correlation(read(a[p]), read(b[p])) >= least for p in parts] or [np.empty(0, bool)])

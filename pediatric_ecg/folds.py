@@ -16,14 +16,15 @@ import pandas as pd
 from .audit import LeakError, audit
 from .databases import DataError
 
-# %% ../nbs/06c_folds.ipynb #c009-50a78a
+# %% ../nbs/06c_folds.ipynb #c009-d640e5
 def check_table(table:pd.DataFrame, # One row a window
                 columns=('record', 'subject', 'label', 'start', 'end'), # What is needed of it
     ):
     "Raises DataError for a table that is empty or lacks a column or a value"
     for c in columns:
         if c not in table: raise DataError(f"the table of windows lacks the column {c}; take the table of a WindowStore")
-        if table[c].isna().any(): raise DataError(f"the table of windows has no {c} in row {int(np.flatnonzero(table[c].isna())[0])}; drop or complete such rows")
+        if table[c].isna().any():
+            raise DataError(f"the table of windows has no {c} in row {int(np.flatnonzero(table[c].isna())[0])}; drop or complete such rows")
     if not len(table): raise DataError("the table of windows is empty; prepare records that hold labelled rhythms")
 
 # %% ../nbs/06c_folds.ipynb #c011-b887d0
@@ -55,7 +56,7 @@ def fold_table(table:pd.DataFrame, # One row a window: subject, label
                                        'label': labels, 'windows': g['size'].to_numpy(), 'patients': g['nunique'].to_numpy()}))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../nbs/06c_folds.ipynb #c018-5c7708
+# %% ../nbs/06c_folds.ipynb #c018-66feb6
 _LETTERS = {'t': 'train', 'v': 'valid', 'e': 'test'}
 
 def _table_hash(table):
@@ -85,12 +86,12 @@ def save_folds(path, # File to write, .json
         letters = np.full(len(table), '-')
         for letter, side in _LETTERS.items(): letters[getattr(f, side)] = letter
         items.append({'name': f.name, 'split': f.split, 'repeat': f.repeat, 'rows': ''.join(letters)})
-    path, text = Path(path), json.dumps({'windows': len(table), 'table': _table_hash(table), 'hash': folds_hash(folds), 'folds': items}, indent=1)
-    aside = path.with_name(path.name + '.partial')
+    text = json.dumps({'windows': len(table), 'table': _table_hash(table), 'hash': folds_hash(folds), 'folds': items}, indent=1)
+    path = Path(path); aside = path.with_name(path.name + '.partial')
     aside.write_text(text + '\n', encoding='utf-8'); os.replace(aside, path)
     return folds_hash(folds)
 
-# %% ../nbs/06c_folds.ipynb #c019-64293e
+# %% ../nbs/06c_folds.ipynb #c019-dd2f6d
 def load_folds(path, # File written by save_folds
                table:pd.DataFrame|None=None, # The table they are for; checked where given
     )->list: # List of Fold
@@ -103,7 +104,8 @@ def load_folds(path, # File written by save_folds
         for f in d['folds']:
             letters = np.array(list(f['rows']))
             folds.append(Fold(f['name'], f['split'], f['repeat'], **{s: np.flatnonzero(letters == l) for l, s in _LETTERS.items()}))
-        if folds_hash(folds) != d['hash']: raise DataError(f"{path}: the folds do not have the hash they were saved with; write them again with save_folds")
+        if folds_hash(folds) != d['hash']:
+            raise DataError(f"{path}: the folds do not have the hash they were saved with; write them again with save_folds")
         if table is not None and _table_hash(table) != d['table']:
             raise DataError(f"{path}: made for another table ({d['windows']} windows, here {len(table)}); make folds for this one")
     except (KeyError, TypeError) as e: raise DataError(f"{path}: not a file of folds (no {e}); write it again with save_folds") from None

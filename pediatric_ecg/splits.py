@@ -27,7 +27,7 @@ def evaluable(table:pd.DataFrame, # One row a window: subject, label
     n = table['subject'].astype(str).groupby(table['label'].astype(str)).nunique()
     return {str(k): bool(v >= min_patients) for k, v in n.sort_index().items()}
 
-# %% ../nbs/06_splits.ipynb #c013-ef4a47
+# %% ../nbs/06_splits.ipynb #c013-48a62b
 def _use(table, rows):
     "Positions that take part: a filter of rows, a mask, or all"
     if rows is None: return np.arange(len(table))
@@ -50,7 +50,8 @@ def random_folds(table:pd.DataFrame, # One row a window: record, subject, label,
     )->list: # One Fold each, repeats × n_folds of them
     "Windows at random, stratified by label: the leaky reference, with every patient on every side"
     check_table(table); use = _use(table, rows)
-    if not 2 <= n_folds <= len(use): raise DataError(f"{n_folds} folds of {len(use)} windows; choose 2 folds or more, and no more than windows")
+    if not 2 <= n_folds <= len(use):
+        raise DataError(f"{n_folds} folds of {len(use)} windows; choose 2 folds or more, and no more than windows")
     folds = []
     for r in range(repeats):
         rng = np.random.default_rng([seed, r])
@@ -129,14 +130,15 @@ def _assign(W, k, rng, starts=4):
     tries = [_improve(_greedy(X, H, k, rng), X, H, k, rng) for _ in range(starts)]
     return min(tries, key=lambda a: (_broken(a, H, k), round(((np.eye(k)[a].T @ X)**2).sum(), 12)))
 
-# %% ../nbs/06_splits.ipynb #c025-8d4c09
+# %% ../nbs/06_splits.ipynb #c025-04457b
 def _choose_valid(W, rest, share, need, rng):
     "Subjects of rest that validate: labels covered first, likeness second; never the last holder of a needed label"
     X, H = _vectors(W[rest]), W[rest] > 0
     goal, size = share * X.sum(0), max(1, round(share * len(rest))) if share > 0 else 0
     def score(v):  # to be least; None where a needed label would lose its last holder in train, or train its last patient
         left = (H.sum(0) - H[v].sum(0))[need & (H.sum(0) > 0)]
-        return None if (left < 1).any() or len(v) == len(rest) else (-int(H[v].any(0).sum()), round(float(((X[v].sum(0) - goal)**2).sum()), 12))
+        if (left < 1).any() or len(v) == len(rest): return None
+        return -int(H[v].any(0).sum()), round(float(((X[v].sum(0) - goal)**2).sum()), 12)
     chosen, free = [], list(rng.permutation(len(rest)))
     while len(chosen) < size:
         options = [(s, n) for n, i in enumerate(free) if (s := score(chosen + [i])) is not None]
@@ -148,12 +150,13 @@ def _choose_valid(W, rest, share, need, rng):
         if best: free[best - 1], chosen[n] = chosen[n], free[best - 1]
     return rest[np.sort(np.array(chosen, np.int64))]
 
-# %% ../nbs/06_splits.ipynb #c028-3043d0
+# %% ../nbs/06_splits.ipynb #c028-3ba0b4
 def _patients(table, rows):
     check_table(table); use = _use(table, rows)
     if not len(use): raise DataError("no window takes part in the folds; the filter of rows is empty")
     subjects, labels, W, who = _holdings(table, use)
-    if len(subjects) < 2: raise DataError(f"{len(subjects)} patient is too few for patient-wise folds; train and test need 2 or more, validation a third")
+    if len(subjects) < 2:
+        raise DataError(f"{len(subjects)} patient is too few for patient-wise folds; train and test need 2 or more, validation a third")
     if not ((W > 0).sum(0) >= 2).any(): raise DataError("no rhythm is held by two patients or more; nothing can be scored patient-wise")
     return use, subjects, labels, W, who
 
@@ -174,7 +177,8 @@ def patient_folds(table:pd.DataFrame, # One row a window: record, subject, label
     """Folds of patients that spread the patients of each label.
 
     Each label held by two patients or more has a train patient in every fold and test windows in two folds or more.
-    Validation patients stand on no other side; the last train patient of a label never validates, so `valid` may be empty in a very small database.
+    Validation patients stand on no other side; the last train patient of a label never validates,
+    so `valid` may be empty in a very small database.
     """
     use, subjects, labels, W, who = _patients(table, rows)
     if not 2 <= n_folds <= len(subjects): raise DataError(f"{n_folds} folds of {len(subjects)} patients; choose 2 to {len(subjects)} folds")
@@ -184,11 +188,12 @@ def patient_folds(table:pd.DataFrame, # One row a window: record, subject, label
         a = _assign(W, n_folds, rng)
         hold = np.eye(n_folds)[a].T @ (W > 0)
         stuck = labels[((hold > 0).sum(0) < 2) & ((W > 0).sum(0) >= 2)]
-        if len(stuck): raise DataError(f"{n_folds} folds cannot spread the patients of {', '.join(stuck)}; use more folds or leave one patient out")
+        if len(stuck):
+            raise DataError(f"{n_folds} folds cannot spread the patients of {', '.join(stuck)}; use more folds or leave one patient out")
         folds += _folds(a, [f"patient repeat {r} fold {f}" for f in range(n_folds)], 'patient', r, use, W, who, valid, rng)
     return folds
 
-# %% ../nbs/06_splits.ipynb #c041-f92b96
+# %% ../nbs/06_splits.ipynb #c041-249f3a
 def leave_one_patient_out(table:pd.DataFrame, # One row a window: record, subject, label, start, end
                           valid:float=0.2, # Share of the other patients that go to validation
                           seed:int=0, # Same seed, same folds, in whatever order the rows come
@@ -197,9 +202,10 @@ def leave_one_patient_out(table:pd.DataFrame, # One row a window: record, subjec
     "Each patient once alone in test"
     use, subjects, labels, W, who = _patients(table, rows)
     rng = np.random.default_rng(seed)
-    return list(_folds(np.arange(len(subjects)), [f"without patient {s}" for s in subjects], 'leave-one-patient-out', 0, use, W, who, valid, rng))
+    names = [f"without patient {s}" for s in subjects]
+    return list(_folds(np.arange(len(subjects)), names, 'leave-one-patient-out', 0, use, W, who, valid, rng))
 
-# %% ../nbs/06_splits.ipynb #c044-68e8c7
+# %% ../nbs/06_splits.ipynb #c044-1bfc76
 def few_shot(table:pd.DataFrame, # One row a window: record, subject, label, start, end
              fold:Fold, # The fold whose train side is thinned
              k:int, # Windows or patients kept of each rare label
@@ -214,7 +220,8 @@ def few_shot(table:pd.DataFrame, # One row a window: record, subject, label, sta
     label, subject = table['label'].astype(str).to_numpy(), table['subject'].astype(str).to_numpy()
     names, n = np.unique(label[fold.train], return_counts=True)
     thin = names[n < rare * n.sum()] if labels is None else [str(c) for c in labels]
-    if missing := [c for c in thin if c not in names]: raise DataError(f"{fold.name} has no training window of {missing[0]}; it cannot be thinned")
+    if missing := [c for c in thin if c not in names]:
+        raise DataError(f"{fold.name} has no training window of {missing[0]}; it cannot be thinned")
     rng, keep = np.random.default_rng(seed), [fold.train[~np.isin(label[fold.train], thin)]]
     for r in sorted(_shuffled(table, fold.train[np.isin(label[fold.train], thin)], rng), key=lambda r: label[r[0]]):
         who = pd.unique(subject[r])[:k] if unit == 'patients' else None

@@ -1,4 +1,5 @@
 """Each kind of leak is planted once, and the audit must name it, the record, the subject and the windows."""
+
 import pickle
 
 import numpy as np
@@ -51,7 +52,11 @@ def test_same_objects_in_splits():
 def test_clean_folds_pass(table, fold):
     proof = audit(table, patient_folds(table, 3, repeats=2))
     assert set(proof.kind) == set(KINDS) and set(proof.verdict) == {"clean", "not checked"}
-    fold.fitted = {"normaliser": fold.train, "early_stopping": fold.valid, "class_counts": table.label.iloc[fold.train].value_counts().to_dict()}
+    fold.fitted = {
+        "normaliser": fold.train,
+        "early_stopping": fold.valid,
+        "class_counts": table.label.iloc[fold.train].value_counts().to_dict(),
+    }
     proof = audit(table, fold, hashes=np.arange(len(table)) + 1, persons={}, require=["normaliser"])
     assert set(proof.verdict[proof.kind != "augmentation"]) == {"clean"}
 
@@ -74,7 +79,9 @@ def _findings(table, folds, **kw):
 @pytest.mark.parametrize("to", ["valid", "train"])
 def test_subject_on_both_sides(table, fold, to):
     row = fold.test[3]
-    found = leak(table, [moved(fold, row, to)], "subject", f"subject {table.subject[row]}", f"{to} (windows {row})", "test (windows", "[subject]")
+    found = leak(
+        table, [moved(fold, row, to)], "subject", f"subject {table.subject[row]}", f"{to} (windows {row})", "test (windows", "[subject]"
+    )
     assert found[0].subject == table.subject[row] and table.record[row] in found[0].record and row in found[0].windows
     assert "allowed" in set(audit(table, [moved(fold, row, to)], allow=("subject",)).verdict)
 
@@ -82,7 +89,7 @@ def test_subject_on_both_sides(table, fold, to):
 def test_one_person_under_two_names_by_table(table, fold):
     a, b = table.record[fold.train[0]], table.record[fold.test[0]]
     persons = pd.DataFrame({"record": [a, b], "subject": ["Smith", "Smith"]})
-    for who in (persons, dict(zip(persons.record, persons.subject))):
+    for who in (persons, dict(zip(persons.record, persons.subject, strict=True))):
         found = leak(table, [fold], "person", "are one person", a[:-1].replace("r", "s"), b[:-1].replace("r", "s"), persons=who)
         assert {a, b} <= set(found[0].record.split(", "))
     audit(table, random_folds(table, 3), persons=persons, allow=("subject",))
@@ -150,7 +157,16 @@ def test_store_hashes(simstore):
 def test_fitted_beyond_train(table, fold, name, side):
     rows = np.append(fold.train, getattr(fold, side)[:4])
     where = getattr(fold, side)[0]
-    f = leak(table, [fold], "fit", f"{name} used 4 windows", f"in {side} (windows", table.record[where], table.subject[where], fitted={name: rows})[0]
+    f = leak(
+        table,
+        [fold],
+        "fit",
+        f"{name} used 4 windows",
+        f"in {side} (windows",
+        table.record[where],
+        table.subject[where],
+        fitted={name: rows},
+    )[0]
     assert set(f.windows) == set(getattr(fold, side)[:4])
     audit(table, [fold], fitted={name: fold.train[3:]})
 
@@ -177,7 +193,10 @@ def test_undeclared(table, fold):
 
 
 def test_augmented_copies(table, fold):
-    more = pd.concat([table.assign(source_window=np.nan), table.iloc[[fold.test[0]]].assign(source_window=fold.test[0], start=10**6, end=10**6 + 100)], ignore_index=True)
+    more = pd.concat(
+        [table.assign(source_window=np.nan), table.iloc[[fold.test[0]]].assign(source_window=fold.test[0], start=10**6, end=10**6 + 100)],
+        ignore_index=True,
+    )
     new = len(table)
     bad = Fold("planted", "patient", 0, np.append(fold.train, new), fold.valid, fold.test)
     found = _findings(more, [bad], allow=("subject",))
@@ -191,19 +210,29 @@ def test_folds_of_any_make(table):
     groups = table.subject
     pairs = list(GroupKFold(3).split(table, groups=groups))
     masks = [(np.isin(np.arange(len(table)), a), np.isin(np.arange(len(table)), b)) for a, b in pairs]
-    for folds in (pairs, masks, [{"train": a, "test": b} for a, b in pairs], [(a, b, []) for a, b in pairs], GroupKFold(3).split(table, groups=groups), pairs[0]):
+    for folds in (
+        pairs,
+        masks,
+        [{"train": a, "test": b} for a, b in pairs],
+        [(a, b, []) for a, b in pairs],
+        GroupKFold(3).split(table, groups=groups),
+        pairs[0],
+    ):
         audit(table, folds)
     with pytest.raises(LeakError, match="subject s0"):
         audit(table, KFold(3, shuffle=True, random_state=0).split(table))
 
 
-@pytest.mark.parametrize("folds, words", [
-    ([([0], [999])], "row 999 is not in the table"),
-    ([([0.0], [1.0])], "must be integers"),
-    ([([0],)], "give \\(train, test\\)"),
-    ([{"train": [0]}], "needs train and test"),
-    ([(np.ones(3, bool), np.ones(3, bool))], "mask of 3 values"),
-])
+@pytest.mark.parametrize(
+    "folds, words",
+    [
+        ([([0], [999])], "row 999 is not in the table"),
+        ([([0.0], [1.0])], "must be integers"),
+        ([([0],)], "give \\(train, test\\)"),
+        ([{"train": [0]}], "needs train and test"),
+        ([(np.ones(3, bool), np.ones(3, bool))], "mask of 3 values"),
+    ],
+)
 def test_unreadable_folds(table, folds, words):
     with pytest.raises(DataError, match=words):
         audit(table, folds)

@@ -1,4 +1,5 @@
 """Calibration against what can be known: true posteriors, exact temperatures, priors that can be undone."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +10,22 @@ from sklearn.metrics import brier_score_loss
 
 from pediatric_ecg.audit import LeakError, audit
 from pediatric_ecg.calibration import (
-    adjust, aurc, brier, calibrate, calibration_scores, choose_threshold, classwise_ece, ece, ece_if_calibrated, fit_temperature, plot_reliability,
-    plot_selective, probabilities, reliability, selective, temper,
+    adjust,
+    aurc,
+    brier,
+    calibrate,
+    calibration_scores,
+    choose_threshold,
+    classwise_ece,
+    ece,
+    ece_if_calibrated,
+    fit_temperature,
+    plot_reliability,
+    plot_selective,
+    probabilities,
+    reliability,
+    selective,
+    temper,
 )
 from pediatric_ecg.databases import DataError
 from pediatric_ecg.splits import Fold
@@ -51,7 +66,9 @@ def test_temperature_at_the_ends():
 
 def test_calibrate_reads_validation_only_and_says_so():
     p, y = draw(90)
-    table = pd.DataFrame({"record": "r", "subject": np.repeat(["a", "b", "c"], 30), "label": "N", "start": np.arange(90), "end": np.arange(90) + 1})
+    table = pd.DataFrame(
+        {"record": "r", "subject": np.repeat(["a", "b", "c"], 30), "label": "N", "start": np.arange(90), "end": np.arange(90) + 1}
+    )
     fold = Fold("f", "patient", 0, np.arange(30), np.arange(30, 60), np.arange(60, 90))
     secret, labels = p.copy(), y.copy()
     secret[:30], labels[:30], labels[60:] = np.nan, -1, -1
@@ -119,8 +136,8 @@ def test_selective():
     oracle = np.where(p.argmax(1) == y, 0.99, 0.6)[:, None] * np.eye(4)[p.argmax(1)]
     oracle += (1 - oracle.sum(1, keepdims=True)) / 4
     assert aurc(oracle, y) < aurc(p, y)
-    t = choose_threshold(p, y, 0.9)
-    assert selective(p, y).query("threshold >= @t").accuracy.iloc[-1] >= 0.9
+    s = selective(p, y)
+    assert s[s.threshold >= choose_threshold(p, y, 0.9)].accuracy.iloc[-1] >= 0.9
     assert choose_threshold(flat, np.array([0, 1, 0, 1, 0, 1]), 0.9) == float("inf")
 
 
@@ -149,13 +166,16 @@ def test_scores_and_tables():
         probabilities(table, names[:2])
 
 
-@pytest.mark.parametrize("p, y, words", [
-    (np.ones((3, 2)), [0, 1, 0], "sum to 1"),
-    (np.full((3, 2), 0.5), [0, 1], "one class number a window"),
-    (np.full((2, 2), 0.5), [0, 2], "from 0 to 1"),
-    (np.full((2, 2), np.nan), [0, 1], "finite"),
-    (np.zeros((0, 2)), [], "no window to calibrate"),
-])
+@pytest.mark.parametrize(
+    "p, y, words",
+    [
+        (np.ones((3, 2)), [0, 1, 0], "sum to 1"),
+        (np.full((3, 2), 0.5), [0, 1], "one class number a window"),
+        (np.full((2, 2), 0.5), [0, 2], "from 0 to 1"),
+        (np.full((2, 2), np.nan), [0, 1], "finite"),
+        (np.zeros((0, 2)), [], "no window to calibrate"),
+    ],
+)
 def test_bad_input(p, y, words):
     for f in (ece, brier, fit_temperature, selective):
         with pytest.raises(DataError, match=words):

@@ -1,4 +1,5 @@
 """Figures against scikit-learn, intervals against the loop one would write first."""
+
 import json
 
 import numpy as np
@@ -7,12 +8,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
-    accuracy_score, average_precision_score, confusion_matrix, fbeta_score, precision_recall_fscore_support, precision_score, recall_score, roc_auc_score,
+    accuracy_score,
+    average_precision_score,
+    confusion_matrix,
+    fbeta_score,
+    precision_recall_fscore_support,
+    precision_score,
+    recall_score,
+    roc_auc_score,
 )
 
 from pediatric_ecg.databases import DataError
 from pediatric_ecg.evaluation import (
-    FIGURES, bootstrap, compare, confusion, gross_average, per_class, per_patient, plot_confusion, plot_intervals, scores, summarise,
+    FIGURES,
+    bootstrap,
+    compare,
+    confusion,
+    gross_average,
+    per_class,
+    per_patient,
+    plot_confusion,
+    plot_intervals,
+    scores,
+    summarise,
 )
 
 LABELS = ["(N", "AF", "VT", "J"]
@@ -20,26 +38,43 @@ LABELS = ["(N", "AF", "VT", "J"]
 
 def make(seed=0, n=300, patients=9, labels=LABELS, skill=0.6):
     rng = np.random.default_rng(seed)
-    y = rng.choice(len(labels), n, p=np.array([8, 4, 2, 1][:len(labels)]) / sum([8, 4, 2, 1][:len(labels)]))
+    y = rng.choice(len(labels), n, p=np.array([8, 4, 2, 1][: len(labels)]) / sum([8, 4, 2, 1][: len(labels)]))
     p = rng.dirichlet(np.ones(len(labels)), n)
     p[np.arange(n), y] += skill * rng.random(n)
     p /= p.sum(1, keepdims=True)
     names = np.array(labels)
-    d = pd.DataFrame({"split": "patient", "repeat": 0, "fold": "f", "seed": 0, "window": np.arange(n), "subject": rng.integers(patients, size=n).astype(str)})
+    d = pd.DataFrame(
+        {
+            "split": "patient",
+            "repeat": 0,
+            "fold": "f",
+            "seed": 0,
+            "window": np.arange(n),
+            "subject": rng.integers(patients, size=n).astype(str),
+        }
+    )
     d = d.assign(record="r" + d.subject, start=np.arange(n) * 10, end=np.arange(n) * 10 + 10, truth=names[y], prediction=names[p.argmax(1)])
     return d.assign(**{f"p_{c}": p[:, k] for k, c in enumerate(labels)})
 
 
 def by_sklearn(t, p, classes):
     kw = dict(labels=list(classes), average="macro", zero_division=0)
-    return {"top1": accuracy_score(t, p), "macro_precision": precision_score(t, p, **kw), "macro_recall": recall_score(t, p, **kw),
-            "macro_f1": fbeta_score(t, p, beta=1, **kw), "macro_f2": fbeta_score(t, p, beta=2, **kw)}
+    return {
+        "top1": accuracy_score(t, p),
+        "macro_precision": precision_score(t, p, **kw),
+        "macro_recall": recall_score(t, p, **kw),
+        "macro_f1": fbeta_score(t, p, beta=1, **kw),
+        "macro_f2": fbeta_score(t, p, beta=2, **kw),
+    }
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("ABCDE"), st.sampled_from("ABCDEF")), min_size=1, max_size=40), st.sets(st.sampled_from("ABCDEFG"), min_size=1))
+@given(
+    st.lists(st.tuples(st.sampled_from("ABCDE"), st.sampled_from("ABCDEF")), min_size=1, max_size=40),
+    st.sets(st.sampled_from("ABCDEFG"), min_size=1),
+)
 def test_scores_equal_sklearn(pairs, classes):
-    t, p = zip(*pairs)
+    t, p = zip(*pairs, strict=True)
     classes = sorted(classes)
     ours, peer = scores(t, p, classes), by_sklearn(t, p, classes)
     assert list(ours) == list(FIGURES)
@@ -55,9 +90,19 @@ def test_per_class_equals_sklearn():
     f2 = fbeta_score(d.truth, d.prediction, beta=2, labels=LABELS, average=None, zero_division=0)
     for k, c in enumerate(LABELS[:3]):
         y = d.truth == c
-        assert out[c] == pytest.approx({"precision": p[k], "recall": r[k], "f1": f1[k], "f2": f2[k], "windows": n[k], "patients": d[y].subject.nunique(),
-                                        "specificity": ((d.prediction != c) & ~y).sum() / (~y).sum(),
-                                        "auroc": roc_auc_score(y, d[f"p_{c}"]), "auprc": average_precision_score(y, d[f"p_{c}"])})
+        assert out[c] == pytest.approx(
+            {
+                "precision": p[k],
+                "recall": r[k],
+                "f1": f1[k],
+                "f2": f2[k],
+                "windows": n[k],
+                "patients": d[y].subject.nunique(),
+                "specificity": ((d.prediction != c) & ~y).sum() / (~y).sum(),
+                "auroc": roc_auc_score(y, d[f"p_{c}"]),
+                "auprc": average_precision_score(y, d[f"p_{c}"]),
+            }
+        )
 
 
 def test_areas_that_are_not_defined_are_none():
@@ -73,7 +118,7 @@ def test_bootstrap_equals_the_naive_loop(absent):
     fast = bootstrap(d, LABELS, draws=draws, seed=5, absent=absent)
     names, found = np.unique(d.subject), []
     for m in np.random.default_rng(5).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws):
-        rows = pd.concat([d[d.subject == s] for s, k in zip(names, m) for _ in range(k)])
+        rows = pd.concat([d[d.subject == s] for s, k in zip(names, m, strict=True) for _ in range(k)])
         kept = LABELS if absent == "zero" else [c for c in LABELS if (rows.truth == c).any()]
         found.append(by_sklearn(rows.truth, rows.prediction, kept))
     for k in FIGURES:
@@ -124,7 +169,9 @@ def test_gross_and_average():
         called = d[d.prediction == c]
         assert t.loc[c, "average_ppv"] == pytest.approx((called.truth == c).groupby(called.subject).mean().mean())
     each = per_patient(d, LABELS)
-    assert each.windows.sum() == len(d) and (each.top1 * each.windows).sum() / len(d) == pytest.approx(scores(d.truth, d.prediction, LABELS)["top1"])
+    assert each.windows.sum() == len(d) and (each.top1 * each.windows).sum() / len(d) == pytest.approx(
+        scores(d.truth, d.prediction, LABELS)["top1"]
+    )
 
 
 def test_confusion_keeps_the_order_and_the_strangers():
@@ -165,10 +212,13 @@ def test_compare_with_several_seeds_and_through_a_file(tmp_path):
     assert read.subject.dtype != object and compare(read, b, LABELS, draws=50) == compare(a, b, LABELS, draws=50)
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda d: d.drop(columns="subject"), "lack the column subject"),
-    (lambda d: d[:0], "table is empty"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda d: d.drop(columns="subject"), "lack the column subject"),
+        (lambda d: d[:0], "table is empty"),
+    ],
+)
 def test_bad_predictions(change, words):
     with pytest.raises(DataError, match=words):
         summarise(change(make()), LABELS)

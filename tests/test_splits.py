@@ -1,4 +1,5 @@
 """Folds as promises: whoever is studied is not examined, whatever can be examined is, and nothing depends on the order of rows."""
+
 from itertools import product
 
 import numpy as np
@@ -10,7 +11,17 @@ from hypothesis import strategies as st
 from pediatric_ecg.databases import MITDB, DataError
 from pediatric_ecg.rhythms import all_segments, group
 from pediatric_ecg.splits import (
-    LeakError, audit, evaluable, few_shot, fold_table, folds_hash, leave_one_patient_out, load_folds, patient_folds, random_folds, save_folds,
+    LeakError,
+    audit,
+    evaluable,
+    few_shot,
+    fold_table,
+    folds_hash,
+    leave_one_patient_out,
+    load_folds,
+    patient_folds,
+    random_folds,
+    save_folds,
 )
 from pediatric_ecg.windows import cut
 
@@ -85,7 +96,7 @@ def test_order_of_rows_does_not_matter(held, random):
     if any(evaluable(table).values()):
         makers.append(lambda t: leave_one_patient_out(t, seed=1))
     for make in makers:
-        for f, g in zip(make(table), make(table.iloc[order])):
+        for f, g in zip(make(table), make(table.iloc[order]), strict=True):
             for side in SIDES:
                 assert (getattr(f, side) == np.sort(order[getattr(g, side)])).all()
 
@@ -107,14 +118,18 @@ def test_repeats_differ_and_have_names_of_their_own():
     for make in (random_folds, patient_folds):
         folds = make(table, 4, repeats=3)
         assert len({f.name for f in folds}) == 12 and [f.repeat for f in folds] == sorted([0, 1, 2] * 4)
-        assert len({folds_hash(folds[i:i + 4]) for i in (0, 4, 8)}) == 3
+        assert len({folds_hash(folds[i : i + 4]) for i in (0, 4, 8)}) == 3
         assert len({tuple(f.test) for f in folds}) > 4
 
 
 def test_rows_filter_refers_to_the_whole_table():
     table = make_table([{"N": 4, "A": 3, "X": 5 if p == 0 else 0} for p in range(6)])
     rows = np.flatnonzero(table.label != "X")
-    for folds in (patient_folds(table, 3, rows=rows), patient_folds(table, 3, rows=(table.label != "X").to_numpy()), random_folds(table, 3, rows=rows)):
+    for folds in (
+        patient_folds(table, 3, rows=rows),
+        patient_folds(table, 3, rows=(table.label != "X").to_numpy()),
+        random_folds(table, 3, rows=rows),
+    ):
         used = np.unique(np.concatenate([np.concatenate([f.train, f.valid, f.test]) for f in folds]))
         assert (used == rows).all()
     shifted = table.set_index(np.arange(100, 100 + len(table)))
@@ -127,19 +142,22 @@ def test_subject_rules_over_record():
         assert table.subject.iloc[f.test].nunique() == 1 and table.record.iloc[f.test].nunique() == 2
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda t: patient_folds(t, 9), "9 folds of 6 patients"),
-    (lambda t: patient_folds(t, 1), "1 folds of 6 patients"),
-    (lambda t: patient_folds(t[t.subject == "s0"]), "too few"),
-    (lambda t: patient_folds(t[:0]), "empty"),
-    (lambda t: patient_folds(t, rows=np.zeros(len(t), bool)), "filter of rows is empty"),
-    (lambda t: patient_folds(t.drop(columns="start")), "lacks the column start"),
-    (lambda t: patient_folds(t.assign(subject=None)), "no subject in row 0"),
-    (lambda t: random_folds(t, 1000), "1000 folds"),
-    (lambda t: few_shot(t, random_folds(t)[0], 0), "k=0"),
-    (lambda t: few_shot(t, random_folds(t)[0], 1, unit="beats"), "choose windows or patients"),
-    (lambda t: few_shot(t, random_folds(t)[0], 1, labels=["VT"]), "no training window of VT"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda t: patient_folds(t, 9), "9 folds of 6 patients"),
+        (lambda t: patient_folds(t, 1), "1 folds of 6 patients"),
+        (lambda t: patient_folds(t[t.subject == "s0"]), "too few"),
+        (lambda t: patient_folds(t[:0]), "empty"),
+        (lambda t: patient_folds(t, rows=np.zeros(len(t), bool)), "filter of rows is empty"),
+        (lambda t: patient_folds(t.drop(columns="start")), "lacks the column start"),
+        (lambda t: patient_folds(t.assign(subject=None)), "no subject in row 0"),
+        (lambda t: random_folds(t, 1000), "1000 folds"),
+        (lambda t: few_shot(t, random_folds(t)[0], 0), "k=0"),
+        (lambda t: few_shot(t, random_folds(t)[0], 1, unit="beats"), "choose windows or patients"),
+        (lambda t: few_shot(t, random_folds(t)[0], 1, labels=["VT"]), "no training window of VT"),
+    ],
+)
 def test_bad_input_is_named(make, words):
     with pytest.raises(DataError, match=words):
         make(make_table([{"N": 9, "A": 3}] * 6))
