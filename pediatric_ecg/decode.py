@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['Reader']
 
-# %% ../nbs/00b_decode.ipynb #c002-5d8f1d
+# %% ../nbs/00b_decode.ipynb #c003-d64392
 import os
 from functools import lru_cache
 from pathlib import Path
-import numpy as np, wfdb
+import numpy as np
+import wfdb
 from .databases import DataError
-from .records import Header, check_signal_file, read_header, read_signals, _TO_MV
+from .records import _TO_MV, check_signal_file, read_header, read_signals
 
-# %% ../nbs/00b_decode.ipynb #c004-2ef2b4
+# %% ../nbs/00b_decode.ipynb #c006-2ef2b4
 _INVALID = {'16': -1 << 15, '24': -1 << 23, '212': -1 << 15} # the integer that means: no sample here
 _SCALE = {'16': 1, '24': 1, '212': 16} # by how much the integers of _unpack are too large
 
@@ -30,7 +31,7 @@ def _unpack(fmt, buf, first, n, k):
     two[:, 1] = ((high & 0xf0) << 8 | high >> 4 & 0xff0).view(np.int16)
     return two.ravel()[skip:skip + n*k].reshape(n, k)
 
-# %% ../nbs/00b_decode.ipynb #c005-7d863e
+# %% ../nbs/00b_decode.ipynb #c009-7d863e
 _BITS = {'16': 16, '24': 24, '212': 12}
 
 def _decode(fmt, file, offset, k, start, out, columns, gain, baseline, factor):
@@ -53,7 +54,7 @@ def _decode(fmt, file, offset, k, start, out, columns, gain, baseline, factor):
         if (factor != 1).any(): to *= factor
         if raw.min() == _INVALID[fmt]: to[raw == _INVALID[fmt]] = np.nan
 
-# %% ../nbs/00b_decode.ipynb #c006-4ac09e
+# %% ../nbs/00b_decode.ipynb #c011-4ac09e
 @lru_cache(maxsize=256)
 def _layout(path, stamp):
     "For each signal file (format, offset, channels in order); None where wfdb must read the record."
@@ -67,7 +68,7 @@ def _layout(path, stamp):
     if not all(same(h.fmt, cs) and same(h.byte_offset, cs) for cs in files.values()): return None
     return [(str(Path(path).parent/name), h.fmt[cs[0]], h.byte_offset[cs[0]] or 0, cs) for name, cs in files.items()]
 
-# %% ../nbs/00b_decode.ipynb #c007-486dc5
+# %% ../nbs/00b_decode.ipynb #c012-486dc5
 class Reader:
     "Reads stretches of chosen channels of one record in mV; `DataError` if its signal file is missing or short."
     def __init__(self,
