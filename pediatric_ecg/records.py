@@ -101,7 +101,7 @@ def read_label_table(
     t = pd.read_csv(file, dtype=str, keep_default_na=False)
     return pd.DataFrame({'record': t.record, 'sample': t.groupby('record').cumcount(), 'symbol': t.symbol, 'aux': t.aux_note})
 
-# %% ../nbs/00a_records.ipynb #c016-47e22e
+# %% ../nbs/00a_records.ipynb #c016-6e7490
 _TO_MV = {'nV': 1e-6, 'uV': 1e-3, 'µV': 1e-3, 'V': 1e3}
 
 def _channel(header, lead):
@@ -126,7 +126,7 @@ def read_signals(
     if not present: return out
     a, b = (int(start), stop) if header.sliceable else (0, None)
     try: got = wfdb.rdrecord(str(path), sampfrom=a, sampto=b, channels=present).p_signal[start - a:stop - a]
-    except Exception as e: raise DataError(f'{path}: its signals cannot be decoded ({type(e).__name__}: {e}); download them again') from None
+    except Exception as e: raise DataError(f'{path}: cannot be decoded ({type(e).__name__}: {e}); download it again') from None
     for i, c in enumerate(wanted):
         if c is not None: out[:, i] = got[:, present.index(c)]*_TO_MV.get(header.units[c], 1.)
     return out
