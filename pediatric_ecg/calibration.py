@@ -104,11 +104,12 @@ def calibrate(p:np.ndarray, # (N, C) probabilities of all windows of the table; 
     fold.fitted['calibration'] = np.asarray(fold.valid)
     return T, temper(np.asarray(p)[fold.test], T)
 
-# %% ../nbs/32_calibration.ipynb #c026-d2283c
+# %% ../nbs/32_calibration.ipynb #c026-8b89eb
 def _equal_cases(p, bins):
     order = np.argsort(p, kind='stable'); total = np.cumsum(p[order])
     return [b for b in np.split(order, np.searchsorted(total, total[-1] * np.arange(1, bins) / bins)) if len(b)]
 
+# %% ../nbs/32_calibration.ipynb #c027-424e28
 def reliability(p:np.ndarray, # (n,) probability of one class
                 hit:np.ndarray, # (n,) bool, whether it was this class
                 bins:int=10, # Bins of equal numbers of expected cases
@@ -131,7 +132,7 @@ def reliability(p:np.ndarray, # (n,) probability of one class
         low, high = np.nanpercentile(ratio, [2.5, 97.5], axis=0)
     return pd.DataFrame({'predicted': [p[b].mean() for b in groups], 'observed': k / n, 'low': low, 'high': high, 'windows': n})
 
-# %% ../nbs/32_calibration.ipynb #c027-ce2cc3
+# %% ../nbs/32_calibration.ipynb #c028-ce2cc3
 def plot_reliability(p:np.ndarray, # (n, C) probabilities, or name → such an array
                      y:np.ndarray, # (n,) class numbers
                      classes, # Labels
@@ -156,7 +157,7 @@ def plot_reliability(p:np.ndarray, # (n, C) probabilities, or name → such an a
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=len(ways), fontsize=8, frameon=False)
     return fig
 
-# %% ../nbs/32_calibration.ipynb #c032-f38050
+# %% ../nbs/32_calibration.ipynb #c033-f38050
 def selective(p:np.ndarray, # (n, C) probabilities
               y:np.ndarray, # (n,) class numbers
     )->pd.DataFrame: # threshold, coverage, accuracy, by falling threshold; equal confidences are one row
@@ -184,7 +185,7 @@ def choose_threshold(p:np.ndarray, # (n, C) probabilities of validation windows
     s = selective(p, y); good = s[s.accuracy >= accuracy]
     return float(good.threshold.iloc[-1]) if len(good) else float('inf')
 
-# %% ../nbs/32_calibration.ipynb #c035-b9690b
+# %% ../nbs/32_calibration.ipynb #c036-b9690b
 def adjust(p:np.ndarray, # (n, C) probabilities
            prior:np.ndarray, # (C,) class frequencies that p contains
            target:np.ndarray|None=None, # (C,) class frequencies wanted; equal by default
@@ -196,7 +197,7 @@ def adjust(p:np.ndarray, # (n, C) probabilities
     target = np.full(len(prior), 1/len(prior)) if target is None else np.asarray(target, dtype=float)
     return softmax(_logits(p) + tau*(np.log(target) - np.log(prior)), axis=-1)
 
-# %% ../nbs/32_calibration.ipynb #c036-43e0fa
+# %% ../nbs/32_calibration.ipynb #c037-43e0fa
 def calibration_scores(p:np.ndarray, # (n, C) probabilities
                        y:np.ndarray, # (n,) class numbers
                        bins:int=15, # Bins of equal mass
@@ -218,7 +219,7 @@ def probabilities(predictions:pd.DataFrame, # truth and p_ columns
         raise DataError(f"true rhythm {predictions['truth'].to_numpy()[y < 0][0]} is none of the classes; filter the predictions first")
     return predictions[[f"p_{c}" for c in classes]].to_numpy(dtype=float), y
 
-# %% ../nbs/32_calibration.ipynb #c040-573b12
+# %% ../nbs/32_calibration.ipynb #c041-573b12
 def plot_selective(ways:dict, # Name → (probabilities, class numbers)
                    ax=None, # Axes; a new figure by default
     )->plt.Axes: # Accuracy against coverage

@@ -150,7 +150,7 @@ def _choose_valid(W, rest, share, need, rng):
         if best: free[best - 1], chosen[n] = chosen[n], free[best - 1]
     return rest[np.sort(np.array(chosen, np.int64))]
 
-# %% ../nbs/06_splits.ipynb #c028-3ba0b4
+# %% ../nbs/06_splits.ipynb #c028-d02ee6
 def _patients(table, rows):
     check_table(table); use = _use(table, rows)
     if not len(use): raise DataError("no window takes part in the folds; the filter of rows is empty")
@@ -167,6 +167,7 @@ def _folds(a, names, split, repeat, use, W, who, valid, rng):
         test, val = a[who] == f, np.isin(who, v)
         yield Fold(name, split, repeat, use[~test & ~val], use[val], use[test])
 
+# %% ../nbs/06_splits.ipynb #c029-86d74c
 def patient_folds(table:pd.DataFrame, # One row a window: record, subject, label, start, end
                   n_folds:int=5, # Number of folds, at most the number of patients
                   repeats:int=1, # Repetitions with other folds
@@ -193,7 +194,7 @@ def patient_folds(table:pd.DataFrame, # One row a window: record, subject, label
         folds += _folds(a, [f"patient repeat {r} fold {f}" for f in range(n_folds)], 'patient', r, use, W, who, valid, rng)
     return folds
 
-# %% ../nbs/06_splits.ipynb #c041-249f3a
+# %% ../nbs/06_splits.ipynb #c042-249f3a
 def leave_one_patient_out(table:pd.DataFrame, # One row a window: record, subject, label, start, end
                           valid:float=0.2, # Share of the other patients that go to validation
                           seed:int=0, # Same seed, same folds, in whatever order the rows come
@@ -205,7 +206,7 @@ def leave_one_patient_out(table:pd.DataFrame, # One row a window: record, subjec
     names = [f"without patient {s}" for s in subjects]
     return list(_folds(np.arange(len(subjects)), names, 'leave-one-patient-out', 0, use, W, who, valid, rng))
 
-# %% ../nbs/06_splits.ipynb #c044-1bfc76
+# %% ../nbs/06_splits.ipynb #c045-1bfc76
 def few_shot(table:pd.DataFrame, # One row a window: record, subject, label, start, end
              fold:Fold, # The fold whose train side is thinned
              k:int, # Windows or patients kept of each rare label
