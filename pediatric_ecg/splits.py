@@ -130,24 +130,22 @@ def _assign(W, k, rng, starts=4):
     tries = [_improve(_greedy(X, H, k, rng), X, H, k, rng) for _ in range(starts)]
     return min(tries, key=lambda a: (_broken(a, H, k), round(((np.eye(k)[a].T @ X)**2).sum(), 12)))
 
-# %% ../nbs/06_splits.ipynb #c025-04457b
+# %% ../nbs/06_splits.ipynb #c025-a01839
 def _choose_valid(W, rest, share, need, rng):
     "Subjects of rest that validate: labels covered first, likeness second; never the last holder of a needed label"
-    X, H = _vectors(W[rest]), W[rest] > 0
-    goal, size = share * X.sum(0), max(1, round(share * len(rest))) if share > 0 else 0
-    def score(v):  # to be least; None where a needed label would lose its last holder in train, or train its last patient
-        left = (H.sum(0) - H[v].sum(0))[need & (H.sum(0) > 0)]
-        if (left < 1).any() or len(v) == len(rest): return None
-        return -int(H[v].any(0).sum()), round(float(((X[v].sum(0) - goal)**2).sum()), 12)
+    X, H = _vectors(W[rest]), (W[rest] > 0).astype(int)
+    goal, have, must = share * X.sum(0), H.sum(0), need & (H.sum(0) > 0)
+    size = min(max(1, round(share * len(rest))), len(rest) - 1) if share > 0 else 0  # train keeps one patient at least
+    def best(v, free):  # position in free of who joins v, None where each would take a needed label's last holder
+        h, x = H[v].sum(0) + H[free], X[v].sum(0) + X[free]
+        ok = ((have - h)[:, must] >= 1).all(1)
+        first = np.lexsort((((x - goal)**2).sum(1).round(12), -(h > 0).sum(1), ~ok))[0]
+        return first if ok[first] else None
     chosen, free = [], list(rng.permutation(len(rest)))
-    while len(chosen) < size:
-        options = [(s, n) for n, i in enumerate(free) if (s := score(chosen + [i])) is not None]
-        if not options: break
-        chosen.append(free.pop(min(options)[1]))
+    while len(chosen) < size and (b := best(np.array(chosen, int), free)) is not None: chosen.append(free.pop(b))
     for n in range(len(chosen)):  # one exchange each: the greedy start may have taken more than it needed
-        trial = [chosen[:n] + [i] + chosen[n+1:] for i in [chosen[n], *free]]
-        best = min((s, m) for m, v in enumerate(trial) if (s := score(v)) is not None)[1]
-        if best: free[best - 1], chosen[n] = chosen[n], free[best - 1]
+        b = best(np.delete(chosen, n), [chosen[n], *free])
+        if b: free[b - 1], chosen[n] = chosen[n], free[b - 1]
     return rest[np.sort(np.array(chosen, np.int64))]
 
 # %% ../nbs/06_splits.ipynb #c028-d02ee6
