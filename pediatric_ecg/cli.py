@@ -49,7 +49,7 @@ def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the trace
 
     Research software. Not a medical device."""
 
-# %% ../nbs/50_cli.ipynb #c008-310861
+# %% ../nbs/50_cli.ipynb #c008-4451fe
 @app.command()
 def simulate(out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
              patients: Annotated[int, typer.Option(help="Patients, one record each.")] = 6,
@@ -69,14 +69,15 @@ def download(name: Annotated[str, typer.Argument(metavar="NAME", help="Database:
     print(fetch(name, dest, records=records.split(",") if records else None, progress=_bar()))
 
 @app.command()
-def check(folder: Folder, as_json: AsJson = False, database: DatabaseName = None):
+def check(folder: Folder, as_json: AsJson = False, database: DatabaseName = None,
+          signals: Annotated[bool, typer.Option("--signals/--no-signals", help="Read the signals too, for flat and clipped leads.")] = True, jobs: Jobs = 1):
     """Check a database folder for errors.
 
     Known errata of the release are named as such; any other error gives exit code 1."""
     from pediatric_ecg.check import check as examine
-    found = examine(folder, database)
-    print(json.dumps(found.to_dict(), indent=1, default=str) if as_json else found)
-    if found.errors: raise typer.Exit(1)
+    found = examine(folder, database, signals=signals, progress=_bar(), n_jobs=jobs)
+    print(found.to_json() if as_json else found.text())
+    if not found.ok: raise typer.Exit(1)
 
 # %% ../nbs/50_cli.ipynb #c010-3847b1
 Seconds = Annotated[Optional[float], typer.Option("--seconds", help="Length of a window, s. [default: the database's]", show_default=False)]

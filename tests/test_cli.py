@@ -180,3 +180,18 @@ def test_debug_shows_where(call, tmp_path):
     for args in (["--debug", "report", tmp_path], ["report", tmp_path, "--debug"]):
         code, out, err = call(*args)
         assert code == 2 and "Traceback" in err and err.splitlines()[-1].startswith("pediatric-ecg: error: ")
+
+
+def test_check_tells_errors_by_its_exit_code(call, records):
+    code, out, err = call("check", records)
+    assert code == 0 and err == "" and out
+    code, out, err = call("check", records, "--json")
+    assert code == 0 and json.loads(out)["ok"] is True
+    (records / "x002.atr").unlink()
+    code, out, err = call("check", records, "--json", "--no-signals")
+    found = json.loads(out)
+    assert code == 1 and found["ok"] is False and any("x002" in f["record"] + f["text"] for f in found["findings"])
+
+
+def test_download_refuses_an_unknown_name(call, tmp_path):
+    assert_mistake(call("download", "leipsig", tmp_path / "x"), "leipsig")
