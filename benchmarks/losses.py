@@ -1,15 +1,17 @@
 """Forward plus backward of AGCACL against its rivals: `python benchmarks/losses.py [--quick]`.
 
 Every loss gets the same unit-free embeddings (float32, d = 128) and labels; a run is one forward and one backward
-to the embeddings (and to the loss's own proxies, where it has some). The losses take turns, so that a busy machine slows
-all of them alike, and the median over the turns is reported. On a GPU the embeddings are bfloat16.
+to the embeddings (and to the loss's own proxies, where it has some). The losses take turns, so that whatever else the
+machine does meets all of them alike; a turn is three runs, of which the first fills the caches and is not counted, and
+the median of the others is reported. On a CPU it is the processor time of one thread, which other processes do not
+lengthen; on a GPU it is wall time, and the embeddings are bfloat16.
 """
 import argparse, json, statistics, time
 import torch
 from pytorch_metric_learning import losses as pml
 from pediatric_ecg.agcacl import AGCACL
 from pediatric_ecg.contrastive import BCL, PaCo
-from _results import met, record, versions
+from _results import record, versions
 
 DIM = 128
 
@@ -32,10 +34,11 @@ def rivals(counts, device) -> dict:
 
 def step(f, z, y, sync):
     "Seconds of one forward and backward."
+    clock = time.perf_counter if z.is_cuda else time.process_time
     z = z.detach().requires_grad_()
-    sync(); t = time.perf_counter()
+    sync(); t = clock()
     f(z, y).backward()
-    sync(); return time.perf_counter() - t
+    sync(); return clock() - t
 
 
 def measure(n_classes: int, batch: int, turns: int, device: str) -> dict[str, float]:
@@ -48,7 +51,7 @@ def measure(n_classes: int, batch: int, turns: int, device: str) -> dict[str, fl
     for f in fs.values(): step(f, z, y, sync); step(f, z, y, sync)
     times = {k: [] for k in fs}
     for _ in range(turns):
-        for k, f in fs.items(): times[k].append(step(f, z, y, sync))
+        for k, f in fs.items(): times[k] += [step(f, z, y, sync) for _ in range(3)][1:]
     return {k: 1e3*statistics.median(v) for k, v in times.items()}
 
 
@@ -57,13 +60,14 @@ def main():
     p.add_argument('--quick', action='store_true', help='fewer turns, nothing recorded')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     a = p.parse_args()
+    torch.set_num_threads(1)
     v = versions('torch', 'pytorch-metric-learning') | {'threads': str(torch.get_num_threads()), 'device': a.device}
     names = ['AGCACL', 'CE', 'ProxyAnchor', 'BCL', 'PaCo', 'SupCon', 'Circle']
     print(json.dumps(v)); print('median ms    C     B ' + ''.join(f'{n:>12s}' for n in names))
     on = '' if a.device == 'cpu' else f' {a.device} bf16'
     for C in (9, 100):
         for B in (64, 128, 256, 512, 1024):
-            ms = measure(C, B, 5 if a.quick else 40 if B < 512 else 20, a.device)
+            ms = measure(C, B, 3 if a.quick else 30 if B < 512 else 12, a.device)
             print(f'          {C:4d} {B:5d} ' + ''.join(f'{ms[n]:12.3f}' for n in names), flush=True)
             if a.quick: continue
             at = f'C {C}, B {B}{on}'

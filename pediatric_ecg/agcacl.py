@@ -83,7 +83,7 @@ class AGCACL(nn.Module):
         self.register_buffer('_eye', torch.eye(len(n)), persistent=False)
         self.register_buffer('_others', ~torch.eye(len(n), dtype=torch.bool), persistent=False)
 
-# %% ../nbs/21_agcacl.ipynb #c030-1fa18b
+# %% ../nbs/21_agcacl.ipynb #c030-cc6f80
 @patch
 def similarity(self:AGCACL)->Float[Tensor, "classes classes"]:
     "S = P Pᵀ: the cosine between every two prototypes; rows of unseen classes are zero."
@@ -103,16 +103,15 @@ def psi_matrix(self:AGCACL)->Float[Tensor, "classes classes"]:
 
 @patch
 def anchor_weights(self:AGCACL)->Float[Tensor, "classes"]:
-    "1 + γ max_c h_yc, by which an anchor of class y weighs more; ones where the `psi` switch leaves the anchors alone."
-    if self.psi in ('none', 'negatives'): return torch.ones_like(self.phi)
-    return 1 + self.gamma*self.hardness().amax(1)
+    "φ_y, times 1 + γ max_c h_yc where the `psi` switch acts on the anchors: how much a sample of class y weighs."
+    return self.phi if self.psi in ('none', 'negatives') else self.phi*(1 + self.gamma*self.hardness().amax(1))
 
-# %% ../nbs/21_agcacl.ipynb #c033-24b57f
+# %% ../nbs/21_agcacl.ipynb #c033-3ac0ff
 @patch
 def _log_softmax(self:AGCACL, cos, y):
     "Log-probability of every class, (B, C)."
     bias = self.psi_matrix().to(cos.dtype).log().masked_fill(self._others & ~self.seen, -math.inf)   # (C, C)
-    return torch.add(bias.index_select(0, y), cos, alpha=1/self.tau).log_softmax(1)
+    return bias.index_select(0, y).add_(cos, alpha=1/self.tau).log_softmax(1)
 
 @patch
 def _geometry(self:AGCACL, means, counts, P):
@@ -122,13 +121,13 @@ def _geometry(self:AGCACL, means, counts, P):
     pairs = (first.sum()*(self.seen.sum() - 1)).clamp_min(1)
     return excess.square().sum()/pairs, excess*(2/(pairs*counts.clamp_min(_TINY)))[:, None]
 
-# %% ../nbs/21_agcacl.ipynb #c035-a9d37f
+# %% ../nbs/21_agcacl.ipynb #c035-f533ec
 @patch
 def _update(self:AGCACL, means, counts, P):
     "P ← normalise(m P + (1 − m) μ) for the classes in the batch. From zeros this is μ's direction, so a class starts at its first mean."
-    moved = self.momentum*P + (1 - self.momentum)*means
+    moved = torch.lerp(means, P, self.momentum)
     length = moved.norm(dim=1, keepdim=True)
-    ok = (counts > 0) & length[:, 0].isfinite() & (length[:, 0] > 1e-6)
+    ok = (counts > 0) & (length[:, 0] > 1e-6) & (length[:, 0] < math.inf)     # NaN is neither
     self.prototypes.copy_(torch.where(ok[:, None], (moved/length).to(self.prototypes.dtype), self.prototypes))
     self.seen.logical_or_(ok)
 
@@ -145,7 +144,7 @@ def _reduce(self:AGCACL, sums, counts, total):
     dist.all_reduce(flat)
     return flat[:sums.numel()].view_as(sums), flat[sums.numel():-1], flat[-1], dist.get_world_size()
 
-# %% ../nbs/21_agcacl.ipynb #c039-0c8098
+# %% ../nbs/21_agcacl.ipynb #c039-94072a
 @patch
 def forward(self:AGCACL,
     z:Float[Tensor, "batch dim"], # Embeddings of any length; put on the sphere here
@@ -155,27 +154,32 @@ def forward(self:AGCACL,
     "The loss of the batch against the prototypes as they were; in training mode the prototypes then move."
     self._check(z, y, weight)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-        u, length = on_sphere(z)                                        # (B, d), (B, 1)
-        P = self.prototypes.to(u.dtype, copy=True)                      # (C, d); a copy, the update below is in place
-        cos = u @ P.T                                                   # (B, C)
-        mine = self._eye.to(u.dtype).index_select(0, y)                 # (B, C) one-hot
-        each = torch.ones_like(cos[:, 0]) if weight is None else weight.to(u.dtype)
-        members = mine if weight is None else mine*each[:, None]
-        logp = self._log_softmax(cos, y)                                # (B, C)
-        a = (self.phi*self.anchor_weights()*self.seen).to(u.dtype)      # (C,) weight of an anchor by its class
-        w = each*a.index_select(0, y)                                   # (B,)
-        nll = -logp.gather(1, y[:, None])[:, 0]                         # (B,)
-        sums, counts, total, world = self._reduce(members.T @ u, members.sum(0), w @ nll)
+        u, length = on_sphere(z)                                              # (B, d), (B, 1)
+        P = self.prototypes.to(u.dtype, copy=True)                            # (C, d); a copy, the update below is in place
+        each = u.new_ones(len(u)) if weight is None else weight.to(u.dtype)   # (B,)
+        a = (self.anchor_weights()*self.seen).to(u.dtype)                     # (C,) weight of an anchor by its class, 0 until seen
+        w = each*a.index_select(0, y)                                         # (B,)
+        cos = u @ P.T                                                         # (B, C)
+        A = self._log_softmax(cos, y)                                         # (B, C)
+        own = A.gather(1, y[:, None])                                         # (B, 1) log-probability of the own class
+        sums, counts, total, world = self._reduce(*self._by_class(u, y, each, weight), -(w @ own[:, 0]))
         mass, means = (a @ counts).clamp_min(_TINY), sums/counts.clamp_min(_TINY)[:, None]
         loss = total/mass
-        slope = (logp.exp() - mine)*(w/(self.tau*mass))[:, None]        # A = ∂L/∂cos, (B, C)
+        A = A.exp_().scatter_(1, y[:, None], own.expm1()).mul_((w/(self.tau*mass))[:, None])   # now ∂L/∂cos
         if self.geometry:
             G, pull = self._geometry(means, counts, P)
-            loss, slope = loss + self.geometry*G, slope.addcmul(pull.index_select(0, y), each[:, None], value=self.geometry)
+            loss = loss + self.geometry*G
+            A.addcmul_(pull.index_select(0, y), each[:, None], value=self.geometry)
         if self.training: self._update(means, counts, P)
-        slope = slope*(world/length)
-        gradient = torch.addcmul(slope @ P, u, (slope*cos).sum(1, keepdim=True), value=-1)   # ∂L/∂z, (B, d)
+        A.mul_(world/length)
+        gradient = (A @ P).addcmul_(u, cos.mul_(A).sum(1, keepdim=True), value=-1)             # ∂L/∂z, (B, d)
     return _WithGradient.apply(z, loss, gradient)
+
+@patch
+def _by_class(self:AGCACL, u, y, each, weight):
+    "Sums of the embeddings and of the weights of each class, (C, d) and (C,)."
+    rows = u if weight is None else u*each[:, None]
+    return u.new_zeros(self.n_classes, self.dim).index_add_(0, y, rows), u.new_zeros(self.n_classes).index_add_(0, y, each)
 
 # %% ../nbs/21_agcacl.ipynb #c041-521c8c
 @patch

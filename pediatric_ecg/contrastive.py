@@ -12,21 +12,19 @@ from torch import nn, Tensor
 from jaxtyping import Float, Int
 from .losses import check_counts, check_labels, log_prior
 
-# %% ../nbs/20a_contrastive.ipynb #c005-325ecf
+# %% ../nbs/20a_contrastive.ipynb #c005-688a21
 def on_sphere(
     z:Float[Tensor, "batch dim"], # Any finite numbers
 )->tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch 1"]]: # Rows of length 1, or of zeros; their lengths, infinity for a row without direction
-    """Rows of `z` on the unit sphere, safely: neither huge rows overflow nor small ones vanish when squared.
+    """Rows of `z` on the unit sphere, safely: lengths are summed in float64, where no float32 overflows or vanishes when squared.
 
-    A row whose largest entry is below 1e-8 has no direction; it becomes zero and passes no gradient.
+    A row shorter than 1e-8, or too long for its own type, has no direction: it becomes zero and passes no gradient.
     Half precision is lifted to float32. NaN and infinity stay visible as NaN.
     """
     z = z.to(torch.promote_types(z.dtype, torch.float32))
-    size = z.detach().abs().amax(1, keepdim=True)      # vector_norm(inf) is 15 times slower on a CPU
-    size = size.masked_fill(size < 1e-8, math.inf)
-    z = z/size                                                              # the largest entry is now 1, or all are 0
-    length = torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(1)
-    return z/length, length.detach()*size
+    length = torch.linalg.vector_norm(z, dim=1, keepdim=True, dtype=torch.float64)
+    length = length.masked_fill(length < 1e-8, math.inf).to(z.dtype)
+    return z/length, length.detach()
 
 def unit(
     z:Float[Tensor, "batch dim"], # Any finite numbers
