@@ -24,7 +24,7 @@ def _ramp(width):
     k = np.where(t < 0, np.exp(-.5*(t/(1.25*width))**2), np.exp(-.5*(t/(.6*width))**2))
     return k/k.sum()
 
-# %% ../nbs/01c_sim_heart.ipynb #c008-cf0c89
+# %% ../nbs/01c_sim_heart.ipynb #c008-7d1529
 class Tissue:
     "Points that activate one another: conduction over a graph, the dipole as a sum over its edges"
     def __init__(self, xyz, edges, speed, weight, apd, fast=None):  # (N, 3) mm; (E, 2); (E,) m/s; (E,) area; (N,) s; name → (E,) m/s
@@ -44,7 +44,7 @@ class Tissue:
             if (node, graph) not in self._from: self._from[node, graph] = dijkstra(self.graph[graph], directed=False, indices=node)
         return np.min([self._from[n, g] + d for n, d, g in sources], axis=0)
 
-    def dipole(self, arrival, n, apd, rise=.003, fall=.040):  # → (n, 3), from PRE before time 0
+    def dipole(self, arrival, n, apd, rise=.002, fall=.040):  # → (n, 3), from PRE before time 0
         "Each point depolarises as the wave arrives and recovers an action potential later: two running sums, smoothed"
         d = np.zeros((n, 3))
         for at, sign, kernel in ((arrival, 1, _bell(rise)), (arrival + apd, -1, _ramp(fall))):
@@ -144,7 +144,7 @@ def _wiring(xyz, left, right_wall, parts, right):
     inside = lambda nodes: np.isin(edges, nodes).all(1)
     return edges, speed, weight, {'left': np.where(inside(le), 1., speed), 'right': np.where(inside(np.r_[re, septum]), 1., speed)}
 
-# %% ../nbs/01c_sim_heart.ipynb #c023-c271e4
+# %% ../nbs/01c_sim_heart.ipynb #c023-3e80b2
 def ventricles(size, right=1., pathway='', vt=0):  # size: of an adult's; right: strength of the right ventricle, 0…1; vt: which focus
     "The ventricles; where each kind of beat starts (site → sources); the points next to the catheters"
     (u, th), (ur, tr), walls = _walls(right)
@@ -152,7 +152,7 @@ def ventricles(size, right=1., pathway='', vt=0):  # size: of an adult's; right:
     le, lo, re, ro = np.split(np.arange(2*n + 2*m), [n, 2*n, 2*n + m])   # left and right, inside and outside
     edges, speed, weight, fast = _wiring(xyz, (u, th), (ur, tr), (le, lo, re, ro), right)
     # recovery: outside before inside, apex before base, back before front (the more so in a child: T is negative in V1)
-    apd = .275 - .025*np.r_[u, u, 0*ur, 0*ur] - np.repeat([0, .03, 0, .01], [n, n, m, m]) - .0005*(.5 + right)*(xyz[:, 2] - 10)
+    apd = .275 - .025*np.r_[u, u, 0*ur, 0*ur] - np.repeat([0, .025, 0, .01], [n, n, m, m]) - .0005*(.5 + right)*(xyz[:, 2] - 10)
     lv = lambda a, b: int(le[np.argmin((u - a)**2 + (1 - np.cos(th - b)))])
     rv = lambda a, b: int(re[np.argmin((ur - a)**2 + (tr - b)**2)])
     base = np.concatenate([lo[u < .1], ro[ur < .1]])

@@ -9,9 +9,10 @@ __all__ = ['TACHY', 'BEATS', 'DEFAULT', 'sinus', 'preexcited', 'premature_atrial
 from .sim_events import Heart, Patient
 import numpy as np
 
-# %% ../nbs/01b_sim_rhythms.ipynb #c006-e375f7
+# %% ../nbs/01b_sim_rhythms.ipynb #c006-b5c7e9
 def sinus(h, wave=None, ah=None):
     "The sinus node fires, the AV node delays, the ventricles follow"
+    if h.after('PVC', 'VT', 'IVR'): h.sinus_until(h.v + .28)   # a P wave just after a ventricular beat finds the node used: a compensatory pause
     a = h.atrium(max(h.next_sinus, h.v + .22), 'sinus')
     if h.p.ap_ante and wave == 'prex': return preexcited(h, a)
     return h.ventricle(h.his(a + (ah or h.ah(a))) + h.p.hv, wave or h.p.bundle)
@@ -117,12 +118,12 @@ def pace_ventricle(h):
     if back: h.atrium(v + (h.p.va + .03 if h.p.ap_location else h.p.fast_retro + .1), 'ap' if h.p.ap_location else 'avn', back=h.next in TACHY)
     return v
 
-# %% ../nbs/01b_sim_rhythms.ipynb #c024-9493f3
+# %% ../nbs/01b_sim_rhythms.ipynb #c024-f70cf7
 def fibrillate(h, until):
-    "Wavelets wander over the atria about six times a second"
+    "Wavelets wander over the atria, six of them a second"
     if h.wave < h.v - 1: h.wave = h.v
     while h.wave < until:
-        h.wave += h.jitter(.155, .16)
+        h.wave += h.jitter(.172, .1)
         h.emit(h.wave, 'f', str(h.rng.integers(12)))
     h.a, h.next_sinus, h.back = h.wave, h.wave + 1.2*h.p.sinus, False
 

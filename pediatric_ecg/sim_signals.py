@@ -16,7 +16,7 @@ DRAWN = ('I', 'II', 'V1', 'V2', 'V3', 'V4', 'V5', 'V6', *CATHETERS)   # what is 
 DOWER = np.array([[.632, -.235, .059], [.235, 1.066, -.132], [-.515, .157, -.917], [.044, .164, -1.387], [.882, .098, -1.277],
                   [1.213, .127, -.601], [1.125, .127, -.086], [.831, .076, .230]])   # I II V1…V6 from x (left), y (feet), z (back)
 
-# %% ../nbs/01d_sim_signals.ipynb #c008-d2e50e
+# %% ../nbs/01d_sim_signals.ipynb #c008-568b35
 def _turn(z, x, y):
     "Rotation about the three axes, angles in radians"
     c, s = np.cos, np.sin
@@ -33,7 +33,7 @@ class Body:
         self.leads = DOWER @ _turn(u(-.25, .4) + .3*self.right, u(-.3, .3), u(-.2, .2))
         self.leads *= np.r_[1, 1, np.exp(.15*rng.standard_normal(6))][:, None]
         peak = lambda tissue, sources: np.abs(tissue.dipole(tissue.arrival(sources), int(.15*FS), tissue.apd) @ self.leads.T).max(0)
-        self.v_gain = u(1.1, 2.0)/peak(self.V, self.v_sites['his'])[1:].max()
+        self.v_gain = u(1.5, 2.8)/peak(self.V, self.v_sites['his'])[1:].max()
         self.a_gain = u(.09, .17)/peak(self.A, [(self.a_site['sinus'], 0., 'muscle')])[1]
         self.electrode = dict(zip(CATHETERS, np.exp(.35*rng.standard_normal(len(CATHETERS)))))
         self.abl = ('his', 'annulus', 'slow')[rng.integers(3)]
@@ -56,7 +56,7 @@ CYCLES = np.array([.30, .38, .48, .60, .78])
 
 RESTITUTION = np.array([.60, .68, .78, .87, .95, 1.02])
 
-# %% ../nbs/01d_sim_signals.ipynb #c012-410c3f
+# %% ../nbs/01d_sim_signals.ipynb #c012-b9491b
 class Waves(Body):
     "The waves of one patient: each kind of event is turned into samples once and kept"
     def __init__(self, patient, rng):
@@ -77,7 +77,7 @@ class Waves(Body):
     def _ventricular(self, event, cycle):
         t, w = _empty(.75)
         arrival = self.V.arrival([(n, d + delay, g) for site, delay in event.origin for n, d, g in self.v_sites[site]])
-        apd = self.V.apd*RESTITUTION[cycle]*(.9 + .1*self.p.size) - .35*(arrival - arrival.mean())   # what is reached late recovers sooner
+        apd = self.V.apd*RESTITUTION[cycle]*(.9 + .1*self.p.size) - .45*(arrival - arrival.mean())   # what is reached late recovers sooner
         w[:, :8] = d = self.V.dipole(arrival, len(t), apd) @ self.leads.T*self.v_gain
         for name in CS: self._put(w, name, .35*_spike(t, arrival[self.near[name]] + .004, .010))      # far field: blunt
         self._put(w, 'RVA12', 3*_spike(t, arrival[self.near['RVA12']], .0035) + .12*d[:, 3])
@@ -106,6 +106,9 @@ class Waves(Body):
         rng = np.random.default_rng((int(event.origin[0][0]), 7))
         arrival = self.A.arrival([(int(rng.integers(130)), 0., 'muscle')]) + .012*rng.standard_normal(len(self.A.xyz))
         w, _ = self._spread(arrival, .3, .6*self.A.apd, .8)
+        for name in CS:                                          # fractionated where two wavefronts pass one after the other
+            at = arrival[self.a_site[name]] + rng.uniform(.04, .08)
+            if rng.random() < .5: self._put(w, name, .6*_spike(_time(len(w)), at, .004))
         w[:, 8:] *= rng.uniform(.2, 1., len(CATHETERS)).astype(np.float32)
         return w, 0.
 
@@ -114,7 +117,7 @@ class Waves(Body):
         x = self.A.xyz/self.p.size - (-28, -22, 5)
         turn = (np.arctan2(-x[:, 1], x[:, 0]) + np.pi/2) % (2*np.pi)/(2*np.pi)*self.p.flutter
         left = self.A.arrival([(self.a_site['CS90'], 0., 'muscle')]) + .02
-        return self._spread(np.where(np.arange(len(x)) < 60, turn, left), .5, np.full(len(x), .11), .8)
+        return self._spread(np.where(np.arange(len(x)) < 60, turn, left), .5, np.full(len(x), .11), 1.1)
 
     def _his(self, event, cycle):
         t, w = _empty(.06)
@@ -129,7 +132,7 @@ class Waves(Body):
         for name in CATHETERS[:-1]: w[:, DRAWN.index(name)] = pulse*(14. if event.what == 'SV' and name == 'RVA12' else .6)
         return w, 0.
 
-# %% ../nbs/01d_sim_signals.ipynb #c021-d1b8cf
+# %% ../nbs/01d_sim_signals.ipynb #c021-477959
 CHUNK = 16*FS
 
 class Renderer:
@@ -139,7 +142,7 @@ class Renderer:
         self.buffer = np.zeros((CHUNK + 2*FS, n), np.float32)               # a wave may reach into the next chunk
         self.tail = np.zeros((1, n), np.float32)
         each = lambda surface, inside, sd: (np.r_[np.full(8, surface), np.full(n - 8, inside)]*np.exp(sd*rng.standard_normal(n))).astype(np.float32)
-        self.white, mains, sway = each(.012, .008, .3), each(.004, .010, .5), each(.06, .02, .4)
+        self.white, mains, sway = each(.007, .006, .3), each(.004, .010, .5), each(.04, .02, .4)
         self.tones = [(f, size*np.exp(1j*rng.uniform(0, 2*np.pi, n))) for f, size in ((50, mains), (waves.p.breath, sway), (.07, 1.5*sway))]
 
     def add(self, event):
