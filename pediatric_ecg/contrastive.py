@@ -50,7 +50,7 @@ def _metric_learning():
         raise ImportError('SupCon and ProxyAnchor come from pytorch-metric-learning: pip install pediatric_ecg[bench]') from e
     return losses
 
-# %% ../nbs/20a_contrastive.ipynb #c011-358467
+# %% ../nbs/20a_contrastive.ipynb #c011-284a08
 class SupCon(_EmbeddingLoss):
     "Supervised contrastive loss of pytorch-metric-learning (Khosla et al., NeurIPS 2020). A batch without any pair of a class costs 0."
     def __init__(self,
@@ -62,6 +62,7 @@ class SupCon(_EmbeddingLoss):
         self.loss = _metric_learning().SupConLoss(temperature=temperature)
 
     def forward(self, z:Float[Tensor, "batch dim"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
+        "The loss of the batch."
         self._check(z, y)
         return self.loss(unit(z), y)
 
@@ -77,10 +78,11 @@ class ProxyAnchor(_EmbeddingLoss):
         self.loss = _metric_learning().ProxyAnchorLoss(self.n_classes, dim, margin=margin, alpha=alpha)
 
     def forward(self, z:Float[Tensor, "batch dim"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
+        "The loss of the batch."
         self._check(z, y)
         return self.loss(unit(z), y)
 
-# %% ../nbs/20a_contrastive.ipynb #c013-9a48ac
+# %% ../nbs/20a_contrastive.ipynb #c013-5de093
 class BCL(_EmbeddingLoss):
     "Balanced contrastive loss: class averaging and class complement (Zhu et al., CVPR 2022, eq. 7), with centres as free parameters."
     def __init__(self,
@@ -92,6 +94,7 @@ class BCL(_EmbeddingLoss):
         self.centres, self.temperature = nn.Parameter(torch.randn(self.n_classes, dim)/dim**.5), temperature
 
     def forward(self, z:Float[Tensor, "batch dim"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
+        "The loss of the batch."
         self._check(z, y)
         with torch.autocast(z.device.type, enabled=False):
             z, centres = unit(z), unit(self.centres)
@@ -103,7 +106,7 @@ class BCL(_EmbeddingLoss):
             others = (s - size.to(s.dtype).log()).masked_fill(itself, -math.inf).logsumexp(1, keepdim=True)
             return -((s - others)*same).sum(1).div(same.sum(1)).mean()
 
-# %% ../nbs/20a_contrastive.ipynb #c017-298505
+# %% ../nbs/20a_contrastive.ipynb #c017-f5c2c3
 class PaCo(_EmbeddingLoss):
     "Parametric contrastive loss over the batch, with the classifier's logits as the learnt centres (Cui et al., ICCV 2021, eq. 4–5)."
     def __init__(self,
@@ -118,6 +121,7 @@ class PaCo(_EmbeddingLoss):
         self.register_buffer('shift', (prior*log_prior(class_counts)).float())
 
     def forward(self, logits:Float[Tensor, "batch classes"], z:Float[Tensor, "batch dim"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
+        "The loss of the batch."
         self._check(z, y)
         if logits.shape != (len(y), self.n_classes): raise ValueError(f'logits: shape {(len(y), self.n_classes)} wanted, got {tuple(logits.shape)}')
         with torch.autocast(z.device.type, enabled=False):

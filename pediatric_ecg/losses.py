@@ -70,7 +70,7 @@ class _LogitLoss(nn.Module):
             raise ValueError(f'logits: shape {(len(y), self.n_classes)} wanted (batch, classes of the training fold), got {tuple(logits.shape)}')
         check_labels(y, self.n_classes)
 
-# %% ../nbs/20_losses.ipynb #c018-3f5d99
+# %% ../nbs/20_losses.ipynb #c018-1515a9
 class LogitAdjusted(_LogitLoss):
     "Cross-entropy of logits + τ log prior; predict from the plain logits (Menon et al., ICLR 2021, eq. 10). τ = 0 is plain cross-entropy."
     def __init__(self,
@@ -81,10 +81,11 @@ class LogitAdjusted(_LogitLoss):
         self.register_buffer('shift', (tau*log_prior(class_counts)).float())
 
     def forward(self, logits:Float[Tensor, "batch classes"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
+        "The loss of the batch."
         self._check(logits, y)
         return F.cross_entropy(logits.float() + self.shift, y)
 
-# %% ../nbs/20_losses.ipynb #c021-69f076
+# %% ../nbs/20_losses.ipynb #c021-1f206b
 class ClassBalanced(_LogitLoss):
     "Cross-entropy weighted by the effective number of samples (Cui et al., CVPR 2019, eq. 3). β = 0 is plain cross-entropy."
     def __init__(self,
@@ -95,10 +96,11 @@ class ClassBalanced(_LogitLoss):
         self.register_buffer('class_weight', effective_weights(class_counts, beta).float())
 
     def forward(self, logits:Float[Tensor, "batch classes"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
+        "The loss of the batch."
         self._check(logits, y)
         return (self.class_weight[y]*F.cross_entropy(logits.float(), y, reduction='none')).mean()
 
-# %% ../nbs/20_losses.ipynb #c024-93feb8
+# %% ../nbs/20_losses.ipynb #c024-89e73b
 class Focal(_LogitLoss):
     "Focal loss −(1 − p)^γ log p on the softmax (Lin et al., ICCV 2017, eq. 4). γ = 0 is plain cross-entropy."
     def __init__(self,
@@ -110,11 +112,12 @@ class Focal(_LogitLoss):
         self.gamma = gamma
 
     def forward(self, logits:Float[Tensor, "batch classes"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
+        "The loss of the batch."
         self._check(logits, y)
         ce = F.cross_entropy(logits.float(), y, reduction='none')
         return ((-torch.expm1(-ce)).clamp_min(1e-12)**self.gamma*ce).mean()   # 1 − p = −expm1(log p), exact as p → 1
 
-# %% ../nbs/20_losses.ipynb #c027-bd6401
+# %% ../nbs/20_losses.ipynb #c027-d8af56
 class LDAM(_LogitLoss):
     "Label-distribution-aware margins, with class-balanced weights from `drw_epoch` on (Cao et al., NeurIPS 2019, eq. 13 and algorithm 1)."
     def __init__(self,
@@ -140,6 +143,7 @@ class LDAM(_LogitLoss):
         self.class_weight.copy_(self.late_weight if epoch >= start else torch.ones_like(self.late_weight))
 
     def forward(self, logits:Float[Tensor, "batch classes"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
+        "The loss of the batch."
         self._check(logits, y)
         shifted = logits.float() - F.one_hot(y, self.n_classes)*self.margin
         w = self.class_weight[y]

@@ -12,7 +12,7 @@ from .losses import LogitAdjusted, ClassBalanced, Focal, LDAM
 from .contrastive import SupCon, ProxyAnchor, BCL, PaCo
 from .agcacl import AGCACL
 
-# %% ../nbs/22_objectives.ipynb #c005-1c40b9
+# %% ../nbs/22_objectives.ipynb #c005-4aa86a
 class Objective(nn.Module):
     "A loss on the logits plus `weight` times a loss on the embeddings, either of which may be absent."
     def __init__(self,
@@ -37,6 +37,7 @@ class Objective(nn.Module):
         if hasattr(self.classify, 'set_epoch'): self.classify.set_epoch(epoch, total)
 
     def forward(self, logits:Float[Tensor, "batch classes"], z:Float[Tensor, "batch dim"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
+        "The total loss of the batch."
         loss = self.classify(logits, y)
         return loss if self.embed is None else loss + self.weight*self.embed(z, y)
 
@@ -47,23 +48,23 @@ class _PaCo(Objective):
 
     def forward(self, logits, z, y): return self.embed(logits, z, y)
 
-# %% ../nbs/22_objectives.ipynb #c006-053c8d
+# %% ../nbs/22_objectives.ipynb #c006-83a8ee
 def _contrastive(loss, prior):
     "Cross-entropy, with a log prior of strength `prior` by default, plus `weight` times an embedding loss."
     def make(class_counts, dim, weight=0.5, prior=prior, **kw): return Objective(LogitAdjusted(class_counts, prior), loss(class_counts, dim, **kw), weight)
     return make
 
 OBJECTIVES = {
-    'ce': lambda n, dim: Objective(LogitAdjusted(n, 0)),
+    'ce': lambda n, dim: Objective(LogitAdjusted(n, 0.)),
     'ce+la': lambda n, dim, **kw: Objective(LogitAdjusted(n, **kw)),
     'cb': lambda n, dim, **kw: Objective(ClassBalanced(n, **kw)),
     'focal': lambda n, dim, **kw: Objective(Focal(n, **kw)),
     'ldam': lambda n, dim, **kw: Objective(LDAM(n, **kw)),
-    'supcon': _contrastive(SupCon, 0), 'supcon+la': _contrastive(SupCon, 1),
-    'proxyanchor': _contrastive(ProxyAnchor, 0), 'proxyanchor+la': _contrastive(ProxyAnchor, 1),
-    'bcl': _contrastive(BCL, 1),
+    'supcon': _contrastive(SupCon, 0.), 'supcon+la': _contrastive(SupCon, 1.),
+    'proxyanchor': _contrastive(ProxyAnchor, 0.), 'proxyanchor+la': _contrastive(ProxyAnchor, 1.),
+    'bcl': _contrastive(BCL, 1.),
     'paco': lambda n, dim, **kw: _PaCo(PaCo(n, dim, **kw)),
-    'agcacl': _contrastive(AGCACL, 1), 'agcacl-plain': _contrastive(AGCACL, 0),
+    'agcacl': _contrastive(AGCACL, 1.), 'agcacl-plain': _contrastive(AGCACL, 0.),
 }
 
 def make_objective(

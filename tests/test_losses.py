@@ -194,6 +194,18 @@ def test_without_the_bench_extra_the_remedy_is_named(monkeypatch):
     make_objective('agcacl', [1, 1], 4)
 
 
+@pytest.mark.parametrize('name', OBJECTIVES)
+def test_signatures_tell_the_truth_about_shapes(name):
+    beartype, jaxtyped = pytest.importorskip('beartype').beartype, pytest.importorskip('jaxtyping').jaxtyped
+    f, z, y, o = torch.randn(12, 3), torch.randn(12, 4), torch.arange(12) % 3, make_objective(name, [9, 5, 2], 4)
+    checked = lambda m: jaxtyped(typechecker=beartype)(type(m).forward)
+    assert checked(o)(o, f, z, y).ndim == 0
+    if name == 'paco': assert checked(o.embed)(o.embed, f, z, y).ndim == 0
+    else:
+        assert checked(o.classify)(o.classify, f, y).ndim == 0
+        assert o.embed is None or checked(o.embed)(o.embed, z, y).ndim == 0
+
+
 # ── geometry ──
 
 def test_geometry_at_the_simplex_and_when_classes_merge():
