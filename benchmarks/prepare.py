@@ -87,9 +87,10 @@ class Job:
 
 
 def clock(f, *a):
-    t = time.perf_counter()
+    "Seconds on the wall, of the processor (all threads), and the result."
+    t, c = time.perf_counter(), time.process_time()
     r = f(*a)
-    return time.perf_counter() - t, r
+    return time.perf_counter() - t, time.process_time() - c, r
 
 
 def check(job, store):
@@ -120,12 +121,13 @@ def speed(job, runs, results):
     shutil.rmtree(store32.path)
     job.ours()
     times = {'ours': [], 'whole': [], 'per window': [], 'cut first': []}
+    cpu, more = {k: [] for k in times}, n/len(sample)
     for _ in range(runs):
-        times['ours'].append(clock(job.ours)[0])
-        times['whole'].append(clock(job.whole)[0])
-        times['per window'].append(clock(job.per_window, sample)[0]*n/len(sample))
-        times['cut first'].append(clock(job.per_window, sample, False)[0]*n/len(sample))
+        for k, f, args, scale in (('ours', job.ours, (), 1), ('whole', job.whole, (), 1), ('per window', job.per_window, (sample,), more), ('cut first', job.per_window, (sample, False), more)):
+            wall, processor, _ = clock(f, *args)
+            times[k].append(wall*scale); cpu[k].append(processor*scale)
     rate = {k: n/statistics.median(v) for k, v in times.items()}
+    print('  processor seconds, whatever else runs: ' + ', '.join(f'{k} {statistics.median(v):.2f}' for k, v in cpu.items()))
     print(f'{job.name}: {n} windows, largest difference from SciPy {worst:.1e} mV; seconds ' + json.dumps({k: [round(t, 2) for t in v] for k, v in times.items()}))
     print(f'  ours is {rate["ours"]/rate["cut first"]:.1f}x as fast as cutting first and filtering each window by itself, whose output is wrong at the edges (not recorded)')
     results += [(f'prepare vs whole records, {job.name}', rate['ours'], rate['whole'], 2, 'higher', 'windows/s, 2 cores', 'wfdb.rdrecord + SciPy on whole records'),
@@ -146,12 +148,12 @@ def batches(job, runs, results):
 
 
 PEAK = '''
-import resource, shutil, sys
+import re, sys
 sys.path.insert(0, sys.argv[3])
 from prepare import Job
 job = Job('memory', sys.argv[2], sys.argv[4])
 job.whole(False) if sys.argv[1] == 'whole' else job.ours()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
+print(int(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read()).group(1))/1024) # ru_maxrss would count the parent's
 '''
 
 
