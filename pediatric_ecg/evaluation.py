@@ -233,7 +233,7 @@ def plot_confusion(cm:pd.DataFrame, # From confusion
     ax.set(xlabel='predicted rhythm', ylabel='true rhythm (windows)', title=title)
     return ax
 
-# %% ../nbs/31_evaluation.ipynb #c045-25010f
+# %% ../nbs/31_evaluation.ipynb #c045-56641c
 def plot_intervals(summaries:dict, # Name → summary from summarise
                    figures=FIGURES, # Which figures
                    ax=None, # Axes; a new figure by default
@@ -249,5 +249,5 @@ def plot_intervals(summaries:dict, # Name → summary from summarise
                     label=f"{name}: {s['n_classes']} classes, {s['n_patients']} patients")
     ax.set_yticks(range(len(figures)), [k.replace('_', ' ') for k in figures]); ax.invert_yaxis()
     ax.set(xlim=(0, 1), xlabel='value, with 95 % interval over patients'); ax.grid(axis='x', alpha=0.3)
-    ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.22), fontsize=8, frameon=False)
+    ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.75 / ax.figure.get_figheight()), fontsize=8, frameon=False)
     return ax
