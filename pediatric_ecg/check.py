@@ -65,7 +65,7 @@ def judge(
     if known: return Finding(code, 'erratum', record, f'{text} (known: {known})', lead)
     return Finding(code, 'error', record, text, lead)
 
-# %% ../nbs/00b_check.ipynb #c011-f5d885
+# %% ../nbs/00b_check.ipynb #c011-87b6eb
 def sha256(
     file:str|Path # Any file
 )->str: # hexadecimal digest
@@ -93,31 +93,34 @@ def check_files(folder, database):
         if sha256(Path(folder)/name) != sums[name]:
             found.append(judge('checksum', name, 'differs from SHA256SUMS.txt; download it again', database))
     if len(here) < len(sums):
-        found.append(judge('part', str(folder), f'{len(sums) - len(here)} of the {len(sums)} files of the release are absent', database))
+        found.append(judge('part', str(folder), f'{len(sums) - len(here)} of {len(sums)} files of the release are absent', database))
     return found, len(here)
 
-# %% ../nbs/00b_check.ipynb #c014-86fd3d
+# %% ../nbs/00b_check.ipynb #c014-981676
 def check_labels(path, name, header, database):
     "Findings on the annotations of one record, and its counts."
     say = lambda code, text: found.append(judge(code, name, text, database, simulated=header.simulated))
     found, counts = [], {'annotations': 0, 'beats': 0, 'segments': 0}
-    try:
-        a = read_annotations(path, database)
-        markers = read_markers(a, database, f'{name}.{database.annotator}')
+    try: a = read_annotations(path, database)
     except DataError as e: return [judge('annotations', name, str(e), database)], counts
+    known = {*database.markers, *database.aliases, *database.continues, *database.unusable}
+    if unknown := [m for m in dict.fromkeys(a.aux[a.symbol.isin(database.marker_symbols)]) if m not in known]:
+        remedy = 'add it to "markers", "aliases", "continues" or "unusable" of the database'
+        return [judge('unknown-marker', name, f'unknown rhythm marker {m!r}; {remedy}', database) for m in unknown], counts
+    markers = read_markers(a, database, f'{name}.{database.annotator}')
     is_beat, at = a.symbol.isin(list(database.beat_symbols)), a['sample'].to_numpy()
     if len(at) and (at.max() >= header.n_samples or at.min() < 0):
         say('beyond-end', f'an annotation at sample {at.max()} of {header.n_samples}; restore the file')
     if (np.diff(at) < 0).any(): say('order', 'the annotations are not in order of time; restore the file')
     if database.unusable_pair and (n := int((a.symbol == database.unusable_pair).sum())) % 2:
-        say('unpaired', f'{n} symbols {database.unusable_pair!r}, one without partner: the signal counts as unusable from there on')
+        say('unpaired', f'{n} symbols {database.unusable_pair!r}, one without partner: unusable from there to the end')
     again = sum(r == s for (r, _), (s, _) in zip(markers[:-1], markers[1:], strict=True))
     if again: say('repeated-marker', f'{again} markers repeat the rhythm before them')
     early = int((is_beat & (a['sample'] < (markers[0][1] if markers else header.n_samples))).sum())
-    if early and not database.first_marker: say('before-first-marker', f'{early} beats stand before the first rhythm marker, and stay unused')
+    if early and not database.first_marker: say('before-first-marker', f'{early} beats stand before the first rhythm marker')
     t = segment_frame(a, header.n_samples, database, unusable='report')
     low = t[t.agreement < AGREE]
-    if len(low): say('disagreement', f'{len(low)} of {len(t)} segments ({int(low.beats.sum())} beats) have less than {AGREE:.0%} fitting beats')
+    if len(low): say('disagreement', f'{len(low)} of {len(t)} segments ({int(low.beats.sum())} beats) fit by less than {AGREE:.0%}')
     return found, {'annotations': len(a), 'beats': int(is_beat.sum()), 'segments': len(t)}
 
 # %% ../nbs/00b_check.ipynb #c018-c2376e

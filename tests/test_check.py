@@ -59,8 +59,8 @@ def test_labels(part):
     a = read_annotations(part / "100", MITDB)
     a.loc[0, "aux"] = "(WPW"
     write_annotations(part / "100", a, MITDB)
-    (text,) = [f.text for f in check(part, signals=False).of("error")]
-    assert "100.atr: unknown rhythm marker '(WPW' at sample 18" in text
+    (found,) = check(part, signals=False).of("error")
+    assert (found.code, found.record) == ("unknown-marker", "100") and "unknown rhythm marker '(WPW'; add it to" in found.text
     a.loc[0, "aux"] = "(N"
     a.loc[len(a) - 1, "sample"] = 700_000
     write_annotations(part / "100", a, MITDB)

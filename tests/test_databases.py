@@ -27,7 +27,8 @@ def test_any_database_survives_json(markers, slots):
 
 
 @pytest.mark.parametrize("bad, says", [
-    ({"aliases": {"(X": "(Y"}}, "'(Y'"), ({"groupings": {"g": {"(Q": "q"}}}, "grouping g names '(Q'"), ({"markers": {}}, "no rhythm markers"),
+    ({"aliases": {"(X": "(Y"}}, "'(Y'"), ({"groupings": {"g": {"(Q": "q"}}}, "grouping g names '(Q'"),
+    ({"markers": {}}, "no rhythm markers"),
     ({"modalities": {}}, "at least one modality"), ({"fits": {"(Z": ["N"]}}, "fits names '(Z'"), ({"records": "("}, "regular expression"),
     ({"nonsense": 1}, "unknown key 'nonsense'"), ({"modalities": 3}, "wrong type")])
 def test_specification_with_a_mistake(tmp_path, bad, says):

@@ -12,8 +12,9 @@ from pediatric_ecg import download as module
 from pediatric_ecg.databases import LEIPZIG, DataError
 from pediatric_ecg.download import download
 
-RELEASE = {f"{r}.{e}": (f"{r}.{e} ".encode() * n)[: n * 7] for r in ("x001", "x0010", "x002") for e, n in (("hea", 9), ("atr", 300), ("dat", 90_000))}
-RELEASE |= {"RECORDS": b"x001\nx002\nx0010\n", "children-subject-info.csv": b"subject_id,file_name\n", "docs/notes.txt": b"a file in a folder"}
+SIZES = {"hea": 9, "atr": 300, "dat": 90_000}
+RELEASE = {f"{r}.{e}": (f"{r}.{e} ".encode() * n)[: n * 7] for r in ("x001", "x0010", "x002") for e, n in SIZES.items()}
+RELEASE |= {"RECORDS": b"x001\nx002\nx0010\n", "children-subject-info.csv": b"subject_id,file_name\n", "docs/notes.txt": b"in a folder"}
 
 
 class Server(BaseHTTPRequestHandler):
@@ -101,8 +102,9 @@ def test_a_passing_fault_ends_right(serve, tmp_path, fault):
     assert bool(ranges) == (fault in ("cut", "stall", "no ranges"))  # what had come was asked for no second time
 
 
-@pytest.mark.parametrize("fault, says", [("cut", "the file ended too early"), ("stall", "in time|broke off"), ("wrong", "checksum is wrong"),
-                                         ("busy", "the server answers 503")])
+@pytest.mark.parametrize("fault, says", [
+    ("cut", "the file ended too early"), ("stall", "in time|broke off"), ("wrong", "checksum is wrong"),
+    ("busy", "the server answers 503")])
 def test_a_lasting_fault_is_one_clear_line(serve, tmp_path, fault, says):
     url, s = serve(faults={"x001.dat": [fault + "!"]})
     with pytest.raises(DataError, match=f"x001.dat: .*({says}).*; run the same command again") as e:

@@ -23,7 +23,8 @@ RELEASED = {
     "(AFL": ((1, 107, 1), (1, 107, 1)), "(EAT": ((4, 31, 1), (4, 31, 1)), "(B": ((2, 18, 2), (2, 18, 2)), "(IVR": ((5, 472, 4), (0, 0, 0))}
 # rhythm: seconds, episodes, records, windows of 5 s, records that hold them
 MIT = {
-    "(N": (63326.7, 530, 42, 12415, 42), "(AFIB": (7956.4, 107, 8, 1543, 8), "(P": (6611.8, 60, 4, 1290, 4), "(B": (2510.9, 221, 12, 368, 10),
+    "(N": (63326.7, 530, 42, 12415, 42), "(AFIB": (7956.4, 107, 8, 1543, 8), "(P": (6611.8, 60, 4, 1290, 4),
+    "(B": (2510.9, 221, 12, 368, 10),
     "(SBR": (1805.3, 1, 1, 361, 1), "(T": (1140.8, 83, 12, 185, 10), "(AFL": (785.2, 45, 3, 139, 3), "(PREX": (740.6, 103, 1, 97, 1),
     "(BII": (699.8, 5, 1, 138, 1), "(NOD": (279.1, 36, 3, 36, 3), "(VT": (214.1, 61, 13, 19, 2), "(SVTA": (210.5, 26, 7, 31, 3),
     "(IVR": (146.4, 4, 2, 27, 2), "(VFL": (143.9, 6, 1, 26, 1), "(AB": (88.3, 3, 1, 16, 1)}
@@ -94,7 +95,8 @@ def test_no_child_has_both_tachycardias(labels, children):
 
 def test_concentration(labels, children):
     t = label_segments(labels, unusable="report")
-    share = lambda rhythm, who: t.beats[(t.rhythm == rhythm) & t.record.isin(who)].sum() / t.beats[(t.rhythm == rhythm) & t.record.isin(children)].sum()
+    beats = lambda rhythm, who: t.beats[(t.rhythm == rhythm) & t.record.isin(who)].sum()
+    share = lambda rhythm, who: beats(rhythm, who) / beats(rhythm, children)
     assert [round(share(r, {"x006"}), 2) for r in ("(AFIB", "(J", "(A")] == [.75, .92, .67]
     assert share("(AFL", {"x006"}) == 1 and round(share("(VT", {"x002", "x003"}), 1) == .7
 
@@ -183,11 +185,13 @@ def test_a_database_nobody_foresaw(tmp_path):
     assert t.agreement.isna().all()
 
 
-SYMBOLS = st.sampled_from([("+", "(N"), ("+", "(/A"), ("+", "(AVRT"), ("N", ""), ("/", "/A"), ("X", "AVRT"), ("V", ""), ("~", ""), ("Q", "")])
+SYMBOLS = st.sampled_from([("+", "(N"), ("+", "(/A"), ("+", "(AVRT"), ("N", ""), ("/", "/A"), ("X", "AVRT"), ("V", ""), ("~", ""),
+                           ("Q", "")])
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.lists(st.tuples(st.integers(0, 40), SYMBOLS), max_size=60), st.sampled_from(["marker", "beats"]), st.sampled_from(["cut", "report"]))
+@given(st.lists(st.tuples(st.integers(0, 40), SYMBOLS), max_size=60), st.sampled_from(["marker", "beats"]),
+       st.sampled_from(["cut", "report"]))
 def test_segments_always(steps, label, unusable):
     at = np.cumsum([d for d, _ in steps]) if steps else []
     a = frame(*[(int(s), *x) for s, (_, x) in zip(at, steps, strict=True)])
