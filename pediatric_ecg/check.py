@@ -46,7 +46,7 @@ class Report:
     def to_dict(self)->dict: return {**asdict(self), 'ok': self.ok}
     def to_json(self)->str: return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
 
-# %% ../nbs/00b_check.ipynb #c008-e99373
+# %% ../nbs/00b_check.ipynb #c008-5cafdc
 FACTS = ('absent-lead', 'ignored-lead', 'part') # what may be so without anything being wrong
 QUALITY = ('flat', 'clipped', 'disagreement', 'age', 'duration', 'repeated-marker', 'before-first-marker') # of the data, not of the files
 
@@ -59,8 +59,8 @@ def judge(
     simulated:bool=False # Whether the record says that it is simulated
 )->Finding:
     "Give a finding its severity. Defects of the data are errors only in a release whose errata are listed: elsewhere nobody can know."
-    name = f'{code} {record} {lead}'.strip()
-    known = next((t for pattern, t in database.errata.items() if fnmatchcase(name, pattern) or fnmatchcase(f'{code} {record}', pattern)), '')
+    names = (f'{code} {record}', f'{code} {record} {lead}')
+    known = next((t for pattern, t in database.errata.items() if any(fnmatchcase(n, pattern) for n in names)), '')
     if code in FACTS or (code in QUALITY and (simulated or not database.errata)): return Finding(code, 'note', record, text, lead)
     if known: return Finding(code, 'erratum', record, f'{text} (known: {known})', lead)
     return Finding(code, 'error', record, text, lead)
