@@ -104,36 +104,39 @@ def context(run:Run, # a run
                 examples=_examples(run), made=made_how(run), limits=limits(run), cohort_text=cohort_text(run),
                 cohort=[c | {"share": c["windows"] / total, "name": rhythm_name(c["label"], run.config, grouping)} for c in cohort])
 
-# %% ../nbs/42_report.ipynb #c016-908283
+# %% ../nbs/42_report.ipynb #c016-11ee3c
 def _limit(c, v):
     "The weakest point of one class in words."
-    if isinstance(c["patients"], int) and c["patients"] < 5: return f"only {count(c['patients'], 'patient')}: the figure may change with one more"
-    if v["recall"] < .5: return "more than half of its windows are missed"
-    if v["precision"] < .5: return "more than half of the windows named so have another rhythm"
-    return "none beyond those below"
+    few = [f"only {count(c['patients'], 'patient')}, so one more may change the figure"] if isinstance(c["patients"], int) and c["patients"] < 5 else []
+    missed = ["more than half of its windows are missed"] if v["recall"] < .5 else []
+    false = ["more than half of the windows named so have another rhythm"] if 0 < v["precision"] < .5 else []
+    return "; ".join(few + missed + false) or "none beyond those below"
 
-# %% ../nbs/42_report.ipynb #c017-59ba66
+# %% ../nbs/42_report.ipynb #c017-f29298
 def tripod(run:Run, # a run
           )->list: # (item, topic, text)
     "The TRIPOD+AI items with what a run folder can say about each."
     m, w, made = run.manifest, run.manifest.get("windows", {}), dict(made_how(run))
     p = next((run.metrics[s] for s in reversed(run.splits)), {"top1": None, "macro_f1": None})
-    absent = "not in the run folder; see the database's own description"
+    made_up, loss = m.get("simulated"), run.config.get("train", {}).get("loss", "")
+    absent = "not applicable: simulated" if made_up else "not in the run folder; see the database's own description"
+    labels = f"rhythm by the {'simulator' if made_up else 'annotators of the database'}, label rule {w.get('label', 'marker')}, grouping {w.get('grouping', 'default')}"
+    balance = "none in the loss" if loss == "ce" else "class frequencies enter the loss (see Training)"
     return [("1", "Title", title(run)), ("2", "Abstract", summary(run)[0]), ("3", "Background", "rhythm classification where surface ECG alone is ambiguous; the README gives the context"),
-            ("4", "Objectives", "development and internal validation of a classifier of single windows"), ("5", "Data", made.get("Database", "none") + "; " + made.get("Citation", "")),
+            ("4", "Objectives", "development and internal validation of a classifier of single windows"), ("5", "Data", "; ".join(made[k] for k in ("Database", "Citation", "Cite for the form") if k in made) or "none"),
             ("6", "Participants", f"{cohort_text(run)} Eligibility and setting: {absent}"), ("7", "Data preparation", made.get("Preprocessing", "as the database gives them") + "; " + made.get("Windows", "")),
-            ("8", "Outcome", f"rhythm by the database's annotators, label rule {w.get('label', 'marker')}, grouping {w.get('grouping', 'default')}; annotators were not blinded to the signal"),
+            ("8", "Outcome", labels),
             ("9", "Predictors", made.get("Leads", "")), ("10", "Sample size", f"all usable windows of the database: {sizes(p)}; no calculation was made"),
             ("11", "Missing data", "an absent or flat lead is masked, nothing is imputed; unusable stretches are cut out"),
             ("12", "Analytical methods", f"{made.get('Network', '')}. Training: {made.get('Training', '')}. Intervals: bootstrap over patients"),
-            ("13", "Class imbalance", "class frequencies enter the loss (see Training); macro figures count each rhythm once"), ("14", "Fairness", "no figures by age or sex in this run; the cohort is too small for most such groups"),
+            ("13", "Class imbalance", f"{balance}; macro figures count each rhythm once"), ("14", "Fairness", "no figures by age or sex in this run; the cohort is too small for most such groups"),
             ("15", "Model output", "a probability for each rhythm; the largest is the answer"), ("16", "Training versus evaluation", "same database; patient-wise folds share no patient, random windows do and are called a leaky reference"),
             ("17", "Ethical approval", absent), ("18", "Open science", f"code revision {m.get('git') or 'not recorded'}, seeds {plain(m.get('seeds', []))}, splits {m.get('folds_hash') or 'not recorded'}, data {m.get('data_sha256') or 'not recorded'}; no registered protocol"),
             ("19", "Patient and public involvement", "none"), ("20", "Participants (results)", cohort_text(run)), ("21", "Model development", f"{sizes(p)}; seeds {plain(m.get('seeds', []))}"),
             ("22", "Model specification", "model.safetensors and config.json in the run folder"), ("23", "Model performance", f"top-1 {percent(p['top1'], p.get('ci95', {}).get('top1'))}, macro F1 {percent(p['macro_f1'], p.get('ci95', {}).get('macro_f1'))}; by rhythm above"),
             ("24", "Model updating", "none"), ("25", "Interpretation", summary(run)[-1]), ("26", "Limitations", "see Limits"), ("27", "Usability", "research only; missing leads are masked; needs a cardiologist to read the result")]
 
-# %% ../nbs/42_report.ipynb #c020-2a6473
+# %% ../nbs/42_report.ipynb #c020-087f2f
 def _write(path, text):
     "Write a text file aside, then rename it."
     part = path.with_name(path.name + ".partial")
@@ -148,6 +151,6 @@ def build_report(run_folder:str|Path, # a finished run folder
     card = env.overlay(autoescape=False)
     def cell(s): return str(s).replace("|", "\\|").replace("\n", " ")
     extra = {"limit": _limit, "tripod": [tuple(map(cell, row)) for row in tripod(run)]}
-    text = "".join(card.get_template(f"{name}.md").render(ctx | extra) for name in ("card", "card_results", "card_made"))
+    text = "\n\n".join(card.get_template(f"{name}.md").render(ctx | extra).strip() for name in ("card", "card_results", "card_made")) + "\n"
     _write(run.folder / "model_card.md", text)
     return run.folder / "report.html"

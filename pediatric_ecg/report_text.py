@@ -154,7 +154,7 @@ def text_table(metrics:dict, # metrics.json
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, width)).rstrip() for r in rows]
     return "\n".join(lines + ["", "w windows, p patients; above: 95 % interval, bootstrap over patients"])
 
-# %% ../nbs/42d_report_text.ipynb #c020-556ecf
+# %% ../nbs/42d_report_text.ipynb #c020-9817d2
 def plain(value, # anything JSON can hold
          )->str: # text
     "A value of the manifest in words."
@@ -179,7 +179,7 @@ def made_how(run:Run, # a run
     "How the run was made, from manifest and config; what is not recorded is left out."
     m, w, db = run.manifest, run.manifest.get("windows", {}), run.manifest.get("database", {})
     made = m.get("simulated")
-    rows = [("Database", ("simulated; files, names and rhythms in the form of: " if made else "") + db.get("title", "")), ("Citation" + " of the model" * bool(made), db.get("citation", "")), ("Licence", "" if made else db.get("licence", "")),
+    rows = [("Database", ("simulated; files, names and rhythms in the form of: " if made else "") + db.get("title", "")), ("Cite for the form" if made else "Citation", db.get("citation", "")), ("Licence", "" if made else db.get("licence", "")),
             ("Leads", "; ".join(f"{figures.MODALITIES.get(k, k)}: {plain(v)}" for k, v in m.get("modalities", {}).items())), ("Preprocessing", filters(m.get("preprocess", {})))]
     if w: rows.append(("Windows", f"{w.get('seconds', 0):g} s long, one every {w.get('stride') or w.get('seconds', 0):g} s, none across a change of rhythm; labels by {w.get('label', '')}, grouping {w.get('grouping', '')}"))
     if p := m.get("protocol"): rows.append(("Splits", f"{p['folds']} folds, {count(p['repeats'], 'repeat')}, of random windows and of patients; not evaluable below {p['min_patients']} patients; intervals from {p['draws']:,} draws of patients"))
@@ -199,7 +199,9 @@ def limits(run:Run, # a run
     if m.get("quick"): out.append("A quick run: a small network, few epochs, few folds. It shows that every stage works, not how well the method can do.")
     out.append(f"{count(n, 'patient')} from one database. Nothing is known about other laboratories, recording systems, catheters or populations.")
     if alone: out.append(f"Not evaluable, because too few patients have them: {', '.join(alone)}. Nothing is known of how the network does on them.")
-    if m.get("windows", {}).get("label", "marker") == "marker": out.append("Labels follow the rhythm markers of the annotators. Markers and beats can disagree (in the Leipzig database, 28 % of the AVRT beats lie outside segments marked AVRT), so part of the errors are errors of the labels.")
+    if m.get("windows", {}).get("label", "marker") == "marker":
+        known = " (in the Leipzig database, 28 % of the AVRT beats lie outside segments marked AVRT)" if m.get("database", {}).get("name") == "leipzig" else ""
+        out.append(f"Labels follow the rhythm markers. Markers and beats can disagree{known}, so part of the errors are errors of the labels.")
     out.append("One window is judged at a time, without the minutes before it, without pacing manoeuvres and without clinical context; probabilities are not promises unless a calibration is reported.")
     return out
 
