@@ -1,5 +1,7 @@
 """One small table for every benchmark of the package: `record` merges a row by name into results.json beside this file."""
-import json, os, platform
+import json
+import os
+import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 

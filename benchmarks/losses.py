@@ -6,12 +6,17 @@ machine does meets all of them alike; a turn is three runs, of which the first f
 the median of the others is reported. On a CPU it is the processor time of one thread, which other processes do not
 lengthen; on a GPU it is wall time, and the embeddings are bfloat16.
 """
-import argparse, json, statistics, time
+import argparse
+import json
+import statistics
+import time
+
 import torch
+from _results import record, versions
 from pytorch_metric_learning import losses as pml
+
 from pediatric_ecg.agcacl import AGCACL
 from pediatric_ecg.contrastive import BCL, PaCo
-from _results import record, versions
 
 DIM = 128
 

@@ -43,16 +43,16 @@ class _WithGradient(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, g): return (g*ctx.saved_tensors[0]).to(ctx.dtype), None, None
 
-# %% ../nbs/21_agcacl.ipynb #c027-a92736
+# %% ../nbs/21_agcacl.ipynb #c027-9679c0
 _TINY = 1e-30   # in place of a zero denominator whose numerator is zero too
 _RANGES = dict(tau=lambda v: v > 0, momentum=lambda v: 0 <= v < 1, eta=lambda v: 0 <= v <= 80, phi_max=lambda v: v > 0,
                geometry=lambda v: v >= 0, gamma=lambda v: v >= 0, dim=lambda v: v >= 1, psi=lambda v: v in ('negatives', 'anchor', 'both', 'none'))
 
 class AGCACL(nn.Module):
-    """Adaptive global class-aware contrastive loss: samples against class prototypes, weighted by class frequency (φ) and class similarity (ψ).
+    """Adaptive global class-aware contrastive loss: samples against class prototypes, weighted by class frequency (φ) and likeness (ψ).
 
     Buffers: `prototypes` (C, dim), unit rows, zeros until a class has been seen; `seen` (C,) bool; `phi` (C,); `class_counts` (C,);
-    never below float32. Only a class that has been seen takes part: its samples, its column of the softmax, its pairs of the geometry term.
+    never below float32. Only a class that has been seen takes part: its samples, its column of the softmax, its pairs in the geometry.
     The paper's text gives the parts; the symbols are this project's construction.
     """
     def __init__(self,
@@ -75,7 +75,8 @@ class AGCACL(nn.Module):
         self.tau, self.momentum, self.beta, self.eta, self.phi_max = tau, momentum, beta, eta, phi_max
         self.geometry, self.psi, self.gamma, self.sync, self.validate = geometry, psi, gamma, sync, validate
         for name, ok in _RANGES.items():
-            if not ok(getattr(self, name)): raise ValueError(f'{name}={getattr(self, name)!r} is out of its range, see the parameters of AGCACL')
+            value = getattr(self, name)
+            if not ok(value): raise ValueError(f'{name}={value!r} is out of its range, see the parameters of AGCACL')
         self.register_buffer('prototypes', torch.zeros(len(n), dim))
         self.register_buffer('seen', torch.zeros(len(n), dtype=torch.bool))
         self.register_buffer('phi', effective_weights(n, beta).clamp(max=phi_max).float())
@@ -83,7 +84,7 @@ class AGCACL(nn.Module):
         self.register_buffer('_eye', torch.eye(len(n)), persistent=False)
         self.register_buffer('_others', ~torch.eye(len(n), dtype=torch.bool), persistent=False)
 
-# %% ../nbs/21_agcacl.ipynb #c030-cc6f80
+# %% ../nbs/21_agcacl.ipynb #c030-090810
 @patch
 def similarity(self:AGCACL)->Float[Tensor, "classes classes"]:
     "S = P Pᵀ: the cosine between every two prototypes; rows of unseen classes are zero."
@@ -91,13 +92,13 @@ def similarity(self:AGCACL)->Float[Tensor, "classes classes"]:
 
 @patch
 def hardness(self:AGCACL)->Float[Tensor, "classes classes"]:
-    "h = relu((S − t)/(1 − t)): 0 where two classes are as far apart as on the simplex, 1 where they coincide; 0 on the diagonal and for unseen classes."
+    "h = relu((S − t)/(1 − t)): 0 at the simplex's distance, 1 where two classes coincide; 0 on the diagonal and for unseen classes."
     h = ((self.similarity() - self.target)/(1 - self.target)).clamp(0, 1)
     return h*(self._others & self.seen & self.seen[:, None])
 
 @patch
 def psi_matrix(self:AGCACL)->Float[Tensor, "classes classes"]:
-    "ψ_yc = e^{η h_yc}, by which class c counts more in the softmax of an anchor of class y; ones where the `psi` switch leaves the negatives alone."
+    "ψ_yc = e^{η h_yc}: how much class c counts in the softmax of an anchor of class y; ones where `psi` leaves the negatives alone."
     if self.psi in ('none', 'anchor') or self.eta == 0: return torch.ones_like(self._eye)
     return (self.eta*self.hardness()).exp()
 
@@ -181,12 +182,14 @@ def _by_class(self:AGCACL, u, y, each, weight):
     rows = u if weight is None else u*each[:, None]
     return u.new_zeros(self.n_classes, self.dim).index_add_(0, y, rows), u.new_zeros(self.n_classes).index_add_(0, y, each)
 
-# %% ../nbs/21_agcacl.ipynb #c041-521c8c
+# %% ../nbs/21_agcacl.ipynb #c041-0da988
 @patch
 def _check(self:AGCACL, z, y, weight):
-    if z.ndim != 2 or z.shape != (len(y), self.dim): raise ValueError(f'embeddings: shape {(len(y), self.dim)} wanted (batch, dim), got {tuple(z.shape)}')
+    if z.ndim != 2 or z.shape != (len(y), self.dim):
+        raise ValueError(f'embeddings: shape {(len(y), self.dim)} wanted (batch, dim), got {tuple(z.shape)}')
     if not z.is_floating_point(): raise TypeError(f'embeddings: floating point wanted, got {z.dtype}')
-    if weight is not None and weight.shape != y.shape: raise ValueError(f'weight: one a sample wanted, {tuple(y.shape)}, got {tuple(weight.shape)}')
+    if weight is not None and weight.shape != y.shape:
+        raise ValueError(f'weight: one a sample wanted, {tuple(y.shape)}, got {tuple(weight.shape)}')
     check_labels(y, self.n_classes, self.validate)
 
 @patch

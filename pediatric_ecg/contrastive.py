@@ -12,10 +12,10 @@ from torch import nn, Tensor
 from jaxtyping import Float, Int
 from .losses import check_counts, check_labels, log_prior
 
-# %% ../nbs/20a_contrastive.ipynb #c005-688a21
+# %% ../nbs/20a_contrastive.ipynb #c005-11c1e9
 def on_sphere(
     z:Float[Tensor, "batch dim"], # Any finite numbers
-)->tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch 1"]]: # Rows of length 1, or of zeros; their lengths, infinity for a row without direction
+)->tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch 1"]]: # Rows of length 1 or of zeros; lengths, infinity without direction
     """Rows of `z` on the unit sphere, safely: lengths are summed in float64, where no float32 overflows or vanishes when squared.
 
     A row shorter than 1e-8, or too long for its own type, has no direction: it becomes zero and passes no gradient.
@@ -32,7 +32,7 @@ def unit(
     "The first of what `on_sphere` returns."
     return on_sphere(z)[0]
 
-# %% ../nbs/20a_contrastive.ipynb #c009-d1b0a4
+# %% ../nbs/20a_contrastive.ipynb #c009-021e5c
 class _EmbeddingLoss(nn.Module):
     "What the losses on embeddings share: the number of classes and the check of the batch against it."
     def __init__(self, class_counts, dim):
@@ -40,7 +40,8 @@ class _EmbeddingLoss(nn.Module):
         self.n_classes, self.dim = len(check_counts(class_counts)), dim
 
     def _check(self, z, y):
-        if z.ndim != 2 or z.shape != (len(y), self.dim): raise ValueError(f'embeddings: shape {(len(y), self.dim)} wanted (batch, dim), got {tuple(z.shape)}')
+        if z.ndim != 2 or z.shape != (len(y), self.dim):
+            raise ValueError(f'embeddings: shape {(len(y), self.dim)} wanted (batch, dim), got {tuple(z.shape)}')
         check_labels(y, self.n_classes)
 
 def _metric_learning():
@@ -106,7 +107,7 @@ class BCL(_EmbeddingLoss):
             others = (s - size.to(s.dtype).log()).masked_fill(itself, -math.inf).logsumexp(1, keepdim=True)
             return -((s - others)*same).sum(1).div(same.sum(1)).mean()
 
-# %% ../nbs/20a_contrastive.ipynb #c017-f5c2c3
+# %% ../nbs/20a_contrastive.ipynb #c017-ec34f2
 class PaCo(_EmbeddingLoss):
     "Parametric contrastive loss over the batch, with the classifier's logits as the learnt centres (Cui et al., ICCV 2021, eq. 4–5)."
     def __init__(self,
@@ -123,7 +124,8 @@ class PaCo(_EmbeddingLoss):
     def forward(self, logits:Float[Tensor, "batch classes"], z:Float[Tensor, "batch dim"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
         "The loss of the batch."
         self._check(z, y)
-        if logits.shape != (len(y), self.n_classes): raise ValueError(f'logits: shape {(len(y), self.n_classes)} wanted, got {tuple(logits.shape)}')
+        if logits.shape != (len(y), self.n_classes):
+            raise ValueError(f'logits: shape {(len(y), self.n_classes)} wanted, got {tuple(logits.shape)}')
         with torch.autocast(z.device.type, enabled=False):
             z = unit(z)
             itself = torch.eye(len(y), dtype=torch.bool, device=y.device)

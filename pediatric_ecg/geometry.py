@@ -6,7 +6,7 @@
 __all__ = ['simplex_gap', 'effective_rank', 'rare_classes', 'minority_collapse', 'spread', 'diagnose', 'GeometryLog',
            'plot_similarity', 'plot_geometry', 'plot_spread']
 
-# %% ../nbs/23_geometry.ipynb #c003-84dca5
+# %% ../nbs/23_geometry.ipynb #c003-7cd92f
 import math
 import numpy as np, torch, matplotlib.pyplot as plt
 from matplotlib.colors import TwoSlopeNorm
@@ -14,7 +14,7 @@ from torch import Tensor
 from jaxtyping import Float, Int
 from .losses import check_counts, check_labels
 from .contrastive import unit
-from .agcacl import AGCACL, simplex, simplex_cosine
+from .agcacl import AGCACL, simplex_cosine
 
 # %% ../nbs/23_geometry.ipynb #c008-901a21
 def simplex_gap(
@@ -38,7 +38,7 @@ def effective_rank(
     q = sigma/sigma.sum()
     return torch.special.entr(q).sum().exp().item()
 
-# %% ../nbs/23_geometry.ipynb #c014-e9a83e
+# %% ../nbs/23_geometry.ipynb #c014-1feec4
 def rare_classes(
     class_counts, # Windows of each class in the training fold, (C,)
     share:float=0.5, # Part of the classes called rare: the least frequent ones, at least two
@@ -53,7 +53,7 @@ def minority_collapse(
     share:float=0.5, # Part of the classes called rare
     seen=None, # Which classes count, (C,) bool; None: all
 )->float: # t at the simplex … 1 when the rare classes coincide
-    "Mean cosine between the rare classes (after Fang et al., PNAS 2021, who watch the classifier's weights). NaN where fewer than two of them count."
+    "Mean cosine between the rare classes (after Fang et al., PNAS 2021, who watch the classifier's weights). NaN for fewer than two."
     rare = [c for c in rare_classes(class_counts, share) if seen is None or bool(seen[c])]
     if len(rare) < 2: return math.nan
     R = S.detach().double().cpu()[rare][:, rare]
@@ -111,7 +111,7 @@ class GeometryLog:
         self.rows.append({'epoch': epoch} | diagnose(self.class_counts, z, y, self.agcacl))
         return self.rows[-1]
 
-# %% ../nbs/23_geometry.ipynb #c023-14fddc
+# %% ../nbs/23_geometry.ipynb #c023-a341d6
 def plot_similarity(
     S, # Cosines between classes, (C, C)
     classes=None, # Their names
@@ -130,16 +130,18 @@ def plot_similarity(
     bar.ax.set_yticklabels(['−1', f't = {t:.2f}', '0.5', '1'])
     names = list(classes) if classes is not None else [str(c) for c in range(len(S))]
     ax.set(xticks=range(len(S)), yticks=range(len(S)), title=title, facecolor='.92')
-    ax.set_xticklabels(names, rotation=45 if max(map(len, names)) > 2 else 0, ha='right' if max(map(len, names)) > 2 else 'center'); ax.set_yticklabels(names)
+    turn = dict(rotation=45, ha='right') if max(map(len, names)) > 2 else {}
+    ax.set_xticklabels(names, **turn); ax.set_yticklabels(names)
     return ax
 
-# %% ../nbs/23_geometry.ipynb #c026-d8c688
+# %% ../nbs/23_geometry.ipynb #c026-e820ad
 def plot_geometry(
     rows:list[dict], # Rows of a GeometryLog, or of several with a column name
     by:str|None=None, # Column that tells several curves apart, say the loss
 )->plt.Figure:
     "The four measures over epochs, each with the value it has at the simplex as a dashed line."
-    panels = [('largest', 'largest S off the diagonal', 'target'), ('minority', 'mean cosine among rare classes', 'target'), ('rank', 'effective rank', 'rank_target'), ('ratio', 'within / between spread', None)]
+    panels = [('largest', 'largest S off the diagonal', 'target'), ('minority', 'mean cosine among rare classes', 'target'),
+              ('rank', 'effective rank', 'rank_target'), ('ratio', 'within / between spread', None)]
     panels = [p for p in panels if any(p[0] in r for r in rows)]
     fig, axs = plt.subplots(1, len(panels), figsize=(3.1*len(panels), 2.8), layout='constrained', squeeze=False)
     for ax, (key, label, target) in zip(axs[0], panels):
@@ -157,7 +159,7 @@ def plot_spread(
     classes, # Names of the classes
     ax=None, # Axes to draw on
 )->plt.Axes:
-    "Within-class spread of each class beside the distance from its nearest other class: where the first reaches the second, the class is lost."
+    "Spread of each class beside the distance from its nearest other class: where the first reaches the second, the class is lost."
     mine = torch.nn.functional.one_hot(y.cpu(), len(classes)).double()
     mean = unit(mine.T @ unit(z.detach().cpu()).double())
     away = (1 - mean @ mean.T + 9*torch.eye(len(classes))).min(1).values

@@ -1,8 +1,16 @@
 """AGCACL against exact oracles. Each check the design lists is a test of its own."""
-import math, os, socket
-import numpy as np, pytest, torch, torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
+import math
+import os
+import socket
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import multiprocessing as mp
+
 from pediatric_ecg.agcacl import AGCACL, simplex, simplex_cosine
 
 PSI = ['negatives', 'anchor', 'both', 'none']

@@ -1,7 +1,14 @@
 """The rivals of AGCACL against closed forms and naive loops; one call for all objectives."""
-import builtins, math
-import numpy as np, pytest, torch, torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
+import builtins
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from pediatric_ecg.agcacl import AGCACL, simplex
 from pediatric_ecg.contrastive import BCL, PaCo, ProxyAnchor, SupCon, on_sphere, unit
 from pediatric_ecg.geometry import GeometryLog, diagnose, effective_rank, minority_collapse, simplex_gap, spread
