@@ -72,7 +72,7 @@ def predictions_of(store, fold, classes, p:np.ndarray, seed:int)->pd.DataFrame:
     for i, c in enumerate(classes): table[f'p_{c}'] = p[:, i].round(6)
     return table.reset_index(drop=True)
 
-# %% ../nbs/33_experiments.ipynb #c014-4f0272
+# %% ../nbs/33_experiments.ipynb #c014-86168b
 def run_fold(store_path, fold, classes, config:TrainConfig, seed:int, folder:Path)->pd.DataFrame:
     "Trains on one fold and predicts its test windows, or reads the result of an earlier call from `folder`."
     done = Path(folder)/f'{fold.split}-{fold.name}.csv'
@@ -85,7 +85,7 @@ def run_fold(store_path, fold, classes, config:TrainConfig, seed:int, folder:Pat
         store = WindowStore(store_path)
         result = fit(store, fold, classes, config, seed)
         allow = ('subject',) if fold.split == 'random' else ()
-        audit(store.table, [replace(fold, fitted=result.fitted)], allow=allow)
+        audit(store.table, [replace(fold, fitted=result.fitted)], allow=allow, require=('normaliser', 'class_counts', 'prototypes', 'early_stopping'))
         table = predictions_of(store, fold, classes, predict(result.model, store, fold.test), seed)
     finally: torch.set_num_threads(threads)
     result.history.assign(split=fold.split, fold=fold.name, best=result.best_epoch).to_csv(history, index=False)
