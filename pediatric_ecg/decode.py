@@ -31,11 +31,11 @@ def _unpack(fmt, buf, first, n, k):
     two[:, 1] = ((high & 0xf0) << 8 | high >> 4 & 0xff0).view(np.int16)
     return two.ravel()[skip:skip + n*k].reshape(n, k)
 
-# %% ../nbs/00b_decode.ipynb #c009-7d863e
+# %% ../nbs/00b_decode.ipynb #c009-da6e42
 _BITS = {'16': 16, '24': 24, '212': 12}
 
 def _decode(fmt, file, offset, k, start, out, columns, gain, baseline, factor):
-    "Frames of one file into `out` (leads, n) in mV, in pieces that stay in the cache. `columns`: the places of the leads among the file's k."
+    "Frames of one file into `out` (leads, n) in mV, in pieces that stay in the cache. `columns`: places of the leads among the file's k."
     n = out.shape[1]
     early = start*k % 2 if fmt == '212' else 0 # begin at a whole byte
     begin, size = (start - early)*k*_BITS[fmt]//8, -(-(n + early)*k*_BITS[fmt]//8)
@@ -43,7 +43,7 @@ def _decode(fmt, file, offset, k, start, out, columns, gain, baseline, factor):
     with open(file, 'rb') as f:
         f.seek(offset + begin)
         if (got := f.readinto(memoryview(buf)[1:1 + size])) < size:
-            raise DataError(f'{file}: ends at byte {offset + begin + got:,}, before the last sample that the header promises; download it again')
+            raise DataError(f'{file}: ends at byte {offset + begin + got:,}, before the last sample promised; download it again')
     scale, piece = _SCALE[fmt], max(1024, (1 << 17)//k & ~1)
     for i in range(0, n, piece):
         to = out[:, i:i + piece]
@@ -68,7 +68,7 @@ def _layout(path, stamp):
     if not all(same(h.fmt, cs) and same(h.byte_offset, cs) for cs in files.values()): return None
     return [(str(Path(path).parent/name), h.fmt[cs[0]], h.byte_offset[cs[0]] or 0, cs) for name, cs in files.items()]
 
-# %% ../nbs/00b_decode.ipynb #c012-486dc5
+# %% ../nbs/00b_decode.ipynb #c012-2014da
 class Reader:
     "Reads stretches of chosen channels of one record in mV; `DataError` if its signal file is missing or short."
     def __init__(self,
@@ -88,14 +88,15 @@ class Reader:
     )->np.ndarray: # (samples, leads) float64, mV; NaN where the file marks samples invalid
         "Samples start…stop. The result is the transpose of a (leads, samples) array, which is what filters want."
         stop = self.header.n_samples if stop is None else min(int(stop), self.header.n_samples)
-        if not 0 <= start < stop: raise DataError(f'{self.path}.hea: samples {start} to {stop} asked of a record of {self.header.n_samples}')
+        if not 0 <= start < stop:
+            raise DataError(f'{self.path}.hea: samples {start} to {stop} asked of a record of {self.header.n_samples}')
         if self.layout is None: return read_signals(self.path, start, stop, self.channels)
         out, h = np.empty((len(self.channels), stop - start)), self.header
         for file, fmt, offset, held in self.layout:
             rows = [i for i, c in enumerate(self.channels) if c in held]
             if not rows: continue
             ch = [self.channels[i] for i in rows]
-            column = lambda values: np.array([values[c] for c in ch], float)[:, None]
+            column = lambda values, ch=ch: np.array([values[c] for c in ch], float)[:, None]
             places = [held.index(c) for c in ch]
             step = slice(places[0], places[-1] + 1) if places == list(range(places[0], places[-1] + 1)) else places
             to = out if rows == list(range(len(out))) else np.empty((len(rows), stop - start))

@@ -16,7 +16,7 @@ from numpy.lib.stride_tricks import as_strided
 from scipy import signal
 from .databases import DataError
 
-# %% ../nbs/04_signals.ipynb #c022-3d0444
+# %% ../nbs/04_signals.ipynb #c022-aa62ca
 @dataclass(frozen=True)
 class Preprocess:
     "What is done to every lead before windows are cut. `DataError` for a choice that contradicts itself."
@@ -36,7 +36,8 @@ class Preprocess:
         for name, f in (('lower edge', low), ('upper edge', high), ('notch', self.notch)):
             if f is not None and not 0 < f < self.fs/2: no(f'the {name} of {f} Hz must lie between 0 and half of fs={self.fs:g} Hz')
         if low and high and low >= high: no(f'the band {low}–{high} Hz is empty')
-        if self.order < 1 or self.pad < 0 or self.max_gap < 0 or self.notch_q <= 0: no('order, notch_q must be positive, pad and max_gap not negative')
+        if self.order < 1 or self.notch_q <= 0: no('order and notch_q must be positive')
+        if self.pad < 0 or self.max_gap < 0: no('pad and max_gap must not be negative')
 
     def to_dict(self)->dict: return {**asdict(self), 'band': list(self.band)}
 
@@ -89,10 +90,10 @@ def taps(
     for p in range(up): h[p::up] /= up*h[p::up].sum()
     return h
 
-# %% ../nbs/04_signals.ipynb #c042-f798c5
+# %% ../nbs/04_signals.ipynb #c042-8a4011
 @lru_cache(maxsize=8)
 def _bank(up, down, group=25):
-    "The polyphase filter as small matrices. Output q*U+p is a weighted sum of inputs near q*D+p*down/up, with the same weights for every q."
+    "The polyphase filter as small matrices: output q*U+p is a sum of inputs near q*D+p*down/up, with the same weights for every q."
     h, half = up*taps(up, down), 10*max(up, down)
     k = max(1, 16//up) # few phases: several turns at once, so that the matrices are worth a BLAS call
     banks = []
@@ -145,7 +146,7 @@ def _piece(x, first, fs, pre, lo, hi):
     y = signal.sosfilt(sos, y[::-1], zi=zi*y[-1])[0][::-1]
     return y[lo - a:hi - a]
 
-# %% ../nbs/04_signals.ipynb #c050-88f8cf
+# %% ../nbs/04_signals.ipynb #c050-8d3add
 def _runs(mask):
     "Starts and ends of the runs of True in a vector."
     edges = np.flatnonzero(np.diff(np.r_[False, mask, False]))
@@ -161,14 +162,14 @@ def apply(
     "Filter and resample lead by lead. Short gaps are bridged; a long gap ends one stretch and begins another, and is NaN in the output."
     out = np.empty((len(x), hi - lo), np.float32)
     up, down = ratio(fs, pre.fs)
-    for row, lead in zip(out, x):
+    for row, lead in zip(out, x, strict=True):
         if np.isfinite(lead.sum()): row[:] = _piece(lead, first, fs, pre, lo, hi); continue
         good = np.isfinite(lead)
-        for s, e in zip(*_runs(~good)):
+        for s, e in zip(*_runs(~good), strict=True):
             if s and e < len(lead) and e - s <= pre.max_gap*fs: good[s:e] = True
         lead = np.interp(np.arange(len(lead)), np.flatnonzero(np.isfinite(lead)), lead[np.isfinite(lead)]) if good.any() else lead
         row[:] = np.nan
-        for s, e in zip(*_runs(good)):
+        for s, e in zip(*_runs(good), strict=True):
             a = lo if s == 0 else max(lo, -(-(first + s)*up//down))
             b = hi if e == len(lead) else min(hi, (first + e - 1)*up//down + 1)
             if b > a: row[a - lo:b - lo] = _piece(lead[s:e], first + s, fs, pre, a, b)
@@ -276,7 +277,7 @@ def _rails(raw, fs, jump_mv):
             out[c, a:b] = True
     return out
 
-# %% ../nbs/04_signals.ipynb #c070-e21dd1
+# %% ../nbs/04_signals.ipynb #c070-c4ebd1
 def noise(
     y:np.ndarray, # (..., T) processed signal, mV
     fs:float # Its rate, Hz
@@ -292,7 +293,7 @@ def noise(
 def robust_scale(
     y:np.ndarray # (leads, samples) processed signal, mV; NaN where missing
 )->np.ndarray: # (leads,) mV, 1 where a lead is flat
-    "A scale of every lead that spikes cannot move: the median absolute deviation times 1.4826, which is the standard deviation of Gaussian noise."
+    "A scale that spikes cannot move: 1.4826 times the median absolute deviation, the standard deviation if the lead were Gaussian noise."
     seen = [row[np.isfinite(row)] for row in y]
     mad = np.array([1.4826*np.median(np.abs(v - np.median(v))) if len(v) else 0. for v in seen])
     return np.where(mad > 0, mad, 1.)

@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'bits', 'unbits', 'WindowStore', 'read_manifest', 'digest', 'differences', 'write_text', 'write_csv',
            'code_hash', 'versions', 'StoreWriter']
 
-# %% ../nbs/04a_store.ipynb #c003-80eed5
+# %% ../nbs/04a_store.ipynb #c003-188561
 import csv
 import hashlib
 import json
@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import scipy
 import wfdb
+from fastcore.basics import patch
 from filelock import FileLock
 import pediatric_ecg
 from .databases import DataError
@@ -42,7 +43,7 @@ def unbits(
     column = list(column)
     return np.frombuffer(''.join(column).encode(), np.uint8).reshape(len(column), -1 if column else 0) == ord('1')
 
-# %% ../nbs/04a_store.ipynb #c011-842510
+# %% ../nbs/04a_store.ipynb #c011-4458c0
 class WindowStore:
     "The windows of a database. `DataError` if the folder is no store, an unfinished one, or one of an older version."
     def __init__(self,
@@ -52,20 +53,23 @@ class WindowStore:
         self.manifest = read_manifest(self.path)
         if self.manifest is None:
             part = Path(f'{path}.partial')
-            raise DataError(f'{path}: ' + ('its preparation was not finished; run prepare again, it continues' if part.is_dir() else 'is not a window store; make one with prepare'))
+            raise DataError(f'{path}: its preparation was not finished; run prepare again, it continues' if part.is_dir() else
+                            f'{path}: is not a window store; make one with prepare')
         m = self.manifest
         self.title, self.simulated, self.classes, self.modalities = m['title'], m['simulated'], m['classes'], m['modalities']
         self.fs, self.seconds, self.length = m['fs'], m['seconds'], m['length']
         self.table = _read_table(self.path/'windows.csv')
-        if len(self.table) != m['windows']: raise DataError(f'{self.path}/windows.csv: {len(self.table)} rows where the manifest says {m["windows"]}; prepare the store again')
-        self.arrays = {mod: _open(self.path/f'{mod}.npy', (m['windows'], len(slots), self.length)) for mod, slots in self.modalities.items()}
+        if len(self.table) != m['windows']:
+            raise DataError(f'{self.path}/windows.csv: {len(self.table)} rows where the manifest says {m["windows"]}; prepare the store again')
+        self.arrays = {mod: _open(self.path/f'{mod}.npy', (len(self), len(slots), self.length)) for mod, slots in self.modalities.items()}
         self.present = {mod: unbits(self.table[f'present_{mod}']) for mod in self.modalities}
         self.labels = self.table.label.map({c: i for i, c in enumerate(self.classes)}).to_numpy(np.int64)
 
     def __len__(self)->int: return len(self.table)
     def __repr__(self)->str:
         what = ', '.join(f'{k} {len(v)}' for k, v in self.modalities.items())
-        return f'WindowStore({self.title!r}: {len(self)} windows of {self.seconds:g} s at {self.fs:g} Hz, leads: {what}, classes: {" ".join(self.classes)})'
+        return (f'WindowStore({self.title!r}: {len(self)} windows of {self.seconds:g} s at {self.fs:g} Hz, leads: {what}, '
+                f'classes: {" ".join(self.classes)})')
     def __reduce__(self): return WindowStore, (self.path,) # another process opens the files again instead of receiving their contents
 
     def batch(self,
@@ -74,15 +78,17 @@ class WindowStore:
         "Windows as the network takes them, with the mask of the leads that are there."
         return {m: a[index].astype(np.float32) for m, a in self.arrays.items()}, {m: p[index] for m, p in self.present.items()}
 
-# %% ../nbs/04a_store.ipynb #c012-56c6c1
+# %% ../nbs/04a_store.ipynb #c012-47a010
 def read_manifest(path):
     "The manifest of a finished store; None if the folder holds none. `DataError` for one that cannot be read or is of another version."
     file = Path(path)/'manifest.json'
     if not file.is_file(): return None
     try: m = json.loads(file.read_text(encoding='utf-8'))
     except ValueError: raise DataError(f'{file}: not readable; delete the folder and prepare again') from None
-    if not isinstance(m, dict) or 'format' not in m or 'parameters' not in m: raise DataError(f'{path}: its manifest.json is not that of a window store; choose another folder')
-    if m['format'] != FORMAT: raise DataError(f'{path}: a store of format {m["format"]}, this version reads format {FORMAT}; delete the folder and prepare again')
+    if not isinstance(m, dict) or 'format' not in m or 'parameters' not in m:
+        raise DataError(f'{path}: its manifest.json is not that of a window store; choose another folder')
+    if m['format'] != FORMAT:
+        raise DataError(f'{path}: a store of format {m["format"]}, this version reads format {FORMAT}; delete the folder and prepare again')
     return m
 
 def _read_table(file):
@@ -122,7 +128,7 @@ def write_text(file, text):
     part.write_text(text + '\n', encoding='utf-8')
     os.replace(part, file)
 
-# %% ../nbs/04a_store.ipynb #c018-0a5cfe
+# %% ../nbs/04a_store.ipynb #c018-9ab5ad
 def _join_tables(parts, file):
     "The tables of the parts under one header, with a running number in front. Returns the number of rows."
     n = 0
@@ -138,7 +144,8 @@ def _join_arrays(parts, file, shape, dtype):
     "The raw samples of the parts behind one .npy header. Returns the checksum of the file."
     total = hashlib.sha256()
     with open(file, 'w+b') as out:
-        np.lib.format.write_array_header_1_0(out, {'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False, 'shape': tuple(map(int, shape))})
+        header = {'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False, 'shape': tuple(map(int, shape))}
+        np.lib.format.write_array_header_1_0(out, header)
         out.seek(0)
         total.update(out.read())
         for part in parts:
@@ -148,7 +155,7 @@ def _join_arrays(parts, file, shape, dtype):
                     out.write(chunk)
     return total.hexdigest()
 
-# %% ../nbs/04a_store.ipynb #c019-1b005e
+# %% ../nbs/04a_store.ipynb #c019-a8f6bd
 def write_csv(
     table:pd.DataFrame, # Numbers and text
     file:str|Path
@@ -158,23 +165,25 @@ def write_csv(
     with open(file, 'w', encoding='utf-8', newline='') as f:
         w = csv.writer(f, lineterminator='\n')
         w.writerow(table.columns)
-        w.writerows(zip(*cells))
+        w.writerows(zip(*cells, strict=True))
 
-# %% ../nbs/04a_store.ipynb #c020-52d55a
+# %% ../nbs/04a_store.ipynb #c020-1315f8
 def code_hash()->str: # first 16 digits of a SHA-256
     "A checksum of the code that decides what is in a store, comments left out."
-    files = [Path(pediatric_ecg.__file__).parent/f'{m}.py' for m in ('databases', 'headers', 'records', 'decode', 'beats', 'rhythms', 'signals', 'store', 'windows')]
+    modules = 'databases', 'headers', 'records', 'decode', 'beats', 'rhythms', 'signals', 'store', 'windows'
+    files = [Path(pediatric_ecg.__file__).parent/f'{m}.py' for m in modules]
     lines = [l for f in files for l in f.read_text(encoding='utf-8').splitlines()]
     return hashlib.sha256('\n'.join(l for l in lines if l.strip() and not l.lstrip().startswith('#')).encode()).hexdigest()[:16]
 
 def versions()->dict[str,str]:
     "Of Python and of the libraries whose arithmetic is in a store."
-    return {'python': platform.python_version(), 'numpy': np.__version__, 'scipy': scipy.__version__, 'pandas': pd.__version__, 'wfdb': wfdb.__version__}
+    return {'python': platform.python_version(), **{m.__name__: m.__version__ for m in (np, scipy, pd, wfdb)}}
 
-# %% ../nbs/04a_store.ipynb #c021-8e1030
+# %% ../nbs/04a_store.ipynb #c021-a3d476
 class StoreWriter:
-    """Writes a store part by part. A part is one record: raw samples a modality, its rows of the table, and last a JSON file whose presence says that the part is whole.
-    `OUT.partial` holds the parts; `finish` joins them and renames the result. A lock file keeps a second process waiting."""
+    """Writes a store part by part. A part is one record: raw samples a modality, its rows of the table, and last a JSON file
+    whose presence says that the part is whole. `OUT.partial` holds the parts; `finish` joins them and renames the
+    result. A lock file keeps a second process waiting."""
     def __init__(self,
         out:str|Path, # Folder of the store
         parameters:dict, # All that decides the contents
@@ -192,30 +201,6 @@ class StoreWriter:
 
     def __exit__(self, *_): self.lock.release()
 
-    def finished(self)->dict|None: # manifest of the store that is there, None if it must be made
-        "Whether the store is there already. `DataError` if the folder holds something else, or a store of other parameters."
-        if self.out.is_dir() and any(self.out.iterdir()):
-            old = read_manifest(self.out)
-            if old is None: raise DataError(f'{self.out}: exists and is not a window store; choose another folder')
-            self._compare(old['parameters'], self.out, 'choose another folder, or delete this one')
-            if (self.partial/'parameters.json').is_file(): shutil.rmtree(self.partial) # killed between renaming and tidying up
-            return old
-        return None
-
-    def begin(self)->None:
-        "Make or reopen the folder of parts. `DataError` if it was begun with other parameters."
-        file = self.partial/'parameters.json'
-        if file.is_file():
-            try: old = json.loads(file.read_text(encoding='utf-8'))
-            except ValueError: raise DataError(f'{file}: not readable; delete {self.partial}') from None
-            self._compare(old, self.partial, 'delete this folder, or repeat with what it was begun with')
-        elif self.partial.exists() and any(self.partial.iterdir()): raise DataError(f'{self.partial}: exists and was not begun by prepare; move it away')
-        self.parts.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(self.parameters, indent=1, ensure_ascii=False))
-
-    def _compare(self, old, where, remedy):
-        if d := differences(old, self.parameters): raise DataError(f'{where}: made with other parameters ({"; ".join(d[:4])}{"; …" if len(d) > 4 else ""}); {remedy}')
-
     def part(self, i:int)->Path: return self.parts/f'{i:05d}'
 
     def done(self, i:int)->dict|None:
@@ -223,19 +208,51 @@ class StoreWriter:
         file = Path(f'{self.part(i)}.json')
         return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None
 
-    def finish(self,
-        n:int, # Parts
-        shape:dict[str,tuple[int,int]], # Modality → (leads, samples) of a window
-        manifest:dict # Without the counts and checksums, which are added here
-    )->None:
-        "Join the parts into one store, rename it to its name, and remove the parts."
-        new = self.partial/'store'
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        total = _join_tables([Path(f'{self.part(i)}.csv') for i in range(n)], new/'windows.csv')
-        sums = {f'{mod}.npy': _join_arrays([Path(f'{self.part(i)}.{mod}') for i in range(n)], new/f'{mod}.npy', (total, *leads_samples), self.dtype)
-                for mod, leads_samples in shape.items()}
-        manifest = {'format': FORMAT, **manifest, 'windows': total, 'parameters': self.parameters, 'sha256': {**sums, 'windows.csv': digest(new/'windows.csv')}}
-        write_text(new/'manifest.json', json.dumps(manifest, indent=1, ensure_ascii=False))
-        os.replace(new, self.out)
-        shutil.rmtree(self.partial)
+    def _compare(self, old, where, remedy):
+        if d := differences(old, self.parameters):
+            raise DataError(f'{where}: made with other parameters ({"; ".join(d[:4])}{"; …" if len(d) > 4 else ""}); {remedy}')
+
+# %% ../nbs/04a_store.ipynb #c022-1714af
+@patch
+def finished(self:StoreWriter)->dict|None: # manifest of the store that is there, None if it must be made
+    "Whether the store is there already. `DataError` if the folder holds something else, or a store of other parameters."
+    if self.out.is_dir() and any(self.out.iterdir()):
+        old = read_manifest(self.out)
+        if old is None: raise DataError(f'{self.out}: exists and is not a window store; choose another folder')
+        self._compare(old['parameters'], self.out, 'choose another folder, or delete this one')
+        if (self.partial/'parameters.json').is_file(): shutil.rmtree(self.partial) # killed between renaming and tidying up
+        return old
+    return None
+
+@patch
+def begin(self:StoreWriter)->None:
+    "Make or reopen the folder of parts. `DataError` if it was begun with other parameters."
+    file = self.partial/'parameters.json'
+    if file.is_file():
+        try: old = json.loads(file.read_text(encoding='utf-8'))
+        except ValueError: raise DataError(f'{file}: not readable; delete {self.partial}') from None
+        self._compare(old, self.partial, 'delete this folder, or repeat with what it was begun with')
+    elif self.partial.exists() and any(self.partial.iterdir()):
+        raise DataError(f'{self.partial}: exists and was not begun by prepare; move it away')
+    self.parts.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(self.parameters, indent=1, ensure_ascii=False))
+
+# %% ../nbs/04a_store.ipynb #c023-622885
+@patch
+def finish(self:StoreWriter,
+    n:int, # Parts
+    shape:dict[str,tuple[int,int]], # Modality → (leads, samples) of a window
+    manifest:dict # Without the counts and checksums, which are added here
+)->None:
+    "Join the parts into one store, rename it to its name, and remove the parts."
+    new = self.partial/'store'
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    total = _join_tables([Path(f'{self.part(i)}.csv') for i in range(n)], new/'windows.csv')
+    raw = lambda mod: [Path(f'{self.part(i)}.{mod}') for i in range(n)]
+    sums = {f'{mod}.npy': _join_arrays(raw(mod), new/f'{mod}.npy', (total, *of), self.dtype) for mod, of in shape.items()}
+    sums['windows.csv'] = digest(new/'windows.csv')
+    manifest = {'format': FORMAT, **manifest, 'windows': total, 'parameters': self.parameters, 'sha256': sums}
+    write_text(new/'manifest.json', json.dumps(manifest, indent=1, ensure_ascii=False))
+    os.replace(new, self.out)
+    shutil.rmtree(self.partial)

@@ -49,7 +49,7 @@ def cut(
     keep = out.end.to_numpy() <= t.end.to_numpy()[row]
     return out[keep].reset_index(drop=True)
 
-# %% ../nbs/05_windows.ipynb #c015-f0ce3a
+# %% ../nbs/05_windows.ipynb #c015-c84004
 def _beats(windows, annotations, database):
     "The number of beats inside of each window, and the share of them that fits the window's rhythm (NaN where the beat table is silent)."
     label = beat_labels(annotations, database)
@@ -68,14 +68,16 @@ def _table(path, name, subject, database, seconds, stride, grouping, label):
     "The windows of one record by its annotations alone, what was left out, and the seconds of signal."
     header, annotations, file = read_header(path), read_annotations(path, database), f'{path}.{database.annotator}'
     if (back := np.flatnonzero(np.diff(annotations['sample'].to_numpy()) < 0)).size:
-        raise DataError(f'{file}: annotation {back[0] + 1} at sample {annotations["sample"][back[0] + 1]} lies before its predecessor; sort the file')
+        k = back[0] + 1
+        raise DataError(f'{file}: annotation {k} at sample {annotations["sample"][k]} lies before its predecessor; sort the file')
     s = segment_frame(annotations, header.n_samples, database, label, where=file)
     s = s.assign(label=s.rhythm.map(database.grouping(grouping)), segment=np.arange(len(s)))[['rhythm', 'label', 'start', 'end', 'segment']]
     every, length, mine = cut(s, header.fs, seconds, stride), (s.end - s.start).to_numpy(), s.label.notna().to_numpy()
     windows = every[every.label.notna()].reset_index(drop=True)
     beats, share = _beats(windows, annotations, database)
     windows = windows.assign(record=name, subject=subject, fs=header.fs, beats=beats, agreement=share)
-    excluded = {'windows of rhythms outside the grouping': len(every) - len(windows), 'segments shorter than a window': int((length[mine] < round(seconds*header.fs)).sum())}
+    excluded = {'windows of rhythms outside the grouping': len(every) - len(windows),
+                'segments shorter than a window': int((length[mine] < round(seconds*header.fs)).sum())}
     time = {'record': header.seconds, 'labelled': float(length.sum()/header.fs), 'of the grouping': float(length[mine].sum()/header.fs)}
     return windows[['record', 'subject', 'rhythm', 'label', 'start', 'end', 'fs', 'segment', 'beats', 'agreement']], excluded, time
 
@@ -139,10 +141,10 @@ def _with_flags(windows, flags, slots, channels):
             columns[f'{kind}_{m}'] = bits(of)
     return windows.assign(**columns)[keep]
 
-# %% ../nbs/05_windows.ipynb #c024-f71cfb
+# %% ../nbs/05_windows.ipynb #c024-b7c089
 @lru_cache(maxsize=1)
 def _single_thread():
-    "Keep BLAS to one thread for good, where this runs in a process made for it: the same sums in the same order, and no crowd on the cores."
+    "In a process made for it, keep BLAS to one thread for good: the same sums in the same order, and no crowd on the cores."
     if multiprocessing.parent_process() is not None: threadpool_limits(1)
 
 def _sources(path, database):
@@ -151,14 +153,14 @@ def _sources(path, database):
     names = [f'{path.name}.hea', f'{path.name}.{database.annotator}', *(f for f, _ in header.files)]
     return {n: digest(path.parent/n) for n in names if (path.parent/n).is_file()}
 
-# %% ../nbs/05_windows.ipynb #c025-e98d7c
-def _prepare_record(part, path, name, subject, database, pre, seconds, stride, grouping, label, dtype, noisy_mv, block_seconds):
+# %% ../nbs/05_windows.ipynb #c025-c45c22
+def _prepare_record(part, path, name, subject, *, database, pre, seconds, stride, grouping, label, dtype, noisy_mv, block_seconds):
     "One record: its windows into raw files, its rows into a CSV, and last its JSON. Returns the counts."
     _single_thread()
     header, slots = read_header(path), lead_slots(read_header(path), database)
     windows, excluded, time = _table(path, name, subject, database, seconds, stride, grouping, label)
     channels = sorted({c for cs in slots.values() for c in cs if c is not None})
-    reader, T = Reader(path, channels), round(seconds*pre.fs)
+    reader = Reader(path, channels)
     files = {m: open(f'{part}.{m}', 'wb') for m in slots}
     flags, scale = [], []
     try:
@@ -169,17 +171,17 @@ def _prepare_record(part, path, name, subject, database, pre, seconds, stride, g
         for f in files.values(): f.close()
     table = _with_flags(windows, flags, slots, channels)
     excluded['windows without a usable lead'] = len(windows) - len(table)
-    scales = dict(zip(channels, robust_scale(np.concatenate(scale, 1)))) if scale else {}
+    scales = dict(zip(channels, robust_scale(np.concatenate(scale, 1)), strict=True)) if scale else {}
     write_csv(table, f'{part}.csv')
-    info = {'record': name, 'subject': subject, 'fs': header.fs, 'samples': header.n_samples, 'simulated': header.simulated, 'windows': len(table),
-            'excluded': excluded, 'seconds': {k: round(v, 6) for k, v in time.items()}, 'passband': list(pre.passband(header.fs)),
+    info = {'record': name, 'subject': subject, 'fs': header.fs, 'samples': header.n_samples, 'simulated': header.simulated,
+            'windows': len(table), 'excluded': excluded, 'seconds': {k: round(v, 6) for k, v in time.items()}, 'passband': list(pre.passband(header.fs)),
             'leads': {m: [None if c is None else header.leads[c] for c in cs] for m, cs in slots.items()},
             'scale': {m: [None if c is None else float(f'{scales.get(c, 1.):.6g}') for c in cs] for m, cs in slots.items()},
             'labels': table.label.value_counts().to_dict(), 'sources': _sources(path, database)}
     write_text(f'{part}.json', json.dumps(info, indent=1, ensure_ascii=False))
     return info
 
-# %% ../nbs/05_windows.ipynb #c027-b20e06
+# %% ../nbs/05_windows.ipynb #c027-58850e
 def prepare(
     folder:str|Path, # WFDB records with annotations
     out:str|Path, # Folder of the store, made whole or not at all
@@ -196,32 +198,32 @@ def prepare(
     noisy_mv:float=.05, # A lead with more fast noise is flagged as noisy, mV
     block_seconds:float=600. # Signal held in memory at a time, s
 )->WindowStore:
-    "Records to a store of windows. Continues an interrupted run, skips a finished one; `DataError` for bad input, with what was finished kept."
+    "Records to a store of windows. Continues an interrupted run, skips a finished one. `DataError` for bad input; what was finished is kept."
     database = get_database(database, folder)
-    seconds = float(seconds or database.window_seconds)
-    pre = pre or Preprocess(notch=database.mains)
+    seconds, pre = float(seconds or database.window_seconds), pre or Preprocess(notch=database.mains)
     if dtype not in ('float16', 'float32'): raise DataError(f'dtype {dtype!r}; choose float16 or float32')
     if round(seconds*pre.fs) < 3: raise DataError(f'windows of {seconds:g} s hold {round(seconds*pre.fs)} samples; make them longer')
     class_order(database, grouping)
-    paths = {record_name(p, folder): p for p in record_paths(folder, database)}
-    if missing := [r for r in records or [] if r not in paths]: raise DataError(f'{Path(folder)/missing[0]}: no such annotated record')
-    paths = {r: paths[r] for r in records or paths}
-    parameters = {'database': json.loads(database.to_json()), 'records': list(paths), 'seconds': seconds, 'stride': float(stride or seconds), 'preprocess': pre.to_dict(),
-                  'grouping': grouping, 'label': label, 'dtype': dtype, 'noisy_mv': noisy_mv, 'code': code_hash()}
+    paths = _chosen(folder, database, records)
+    how = {'seconds': seconds, 'stride': float(stride or seconds), 'grouping': grouping, 'label': label, 'dtype': dtype, 'noisy_mv': noisy_mv}
+    parameters = {'database': json.loads(database.to_json()), 'records': list(paths), 'preprocess': pre.to_dict(), **how, 'code': code_hash()}
     try:
-        with StoreWriter(out, parameters, dtype) as w: _prepare(w, folder, database, paths, pre, seconds, stride, grouping, label, n_jobs, dtype, progress, noisy_mv, block_seconds)
+        with StoreWriter(out, parameters, dtype) as w:
+            _prepare(w, folder, paths, {**how, 'database': database, 'pre': pre, 'block_seconds': block_seconds}, n_jobs, progress)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
         raise DataError(f'{out}: the disk is full; make room and run prepare again, the finished records are kept') from None
     return WindowStore(out)
 
-# %% ../nbs/05_windows.ipynb #c028-8803a0
-def _prepare(w, folder, database, paths, pre, seconds, stride, grouping, label, n_jobs, dtype, progress, noisy_mv, block_seconds):
+# %% ../nbs/05_windows.ipynb #c028-8629d1
+def _prepare(w, folder, paths, how, n_jobs, progress):
     "The part of `prepare` that runs under the lock."
+    database = how['database']
     if (old := w.finished()) is not None:
         for r in old['records']:
             if r['sources'] != _sources(paths[r['record']], database):
-                raise DataError(f'{w.out}: made from other files of record {r["record"]} than {folder} holds now; choose another folder, or delete this one')
+                raise DataError(f'{w.out}: made from other files of record {r["record"]} than {folder} holds now; '
+                                'choose another folder, or delete this one')
         return
     w.begin()
     known = subjects(folder, database).set_index('record').subject
@@ -230,18 +232,20 @@ def _prepare(w, folder, database, paths, pre, seconds, stride, grouping, label, 
     names, size = list(paths), {i: (h := read_header(p)).n_samples*len(h.leads) for i, p in enumerate(paths.values())}
     todo.sort(key=lambda i: -size[i]) # the longest first, so that none is left to the end alone
     if n_jobs == -1 and sum(size[i] for i in todo) < 2e7: n_jobs = 1
-    jobs = (delayed(_prepare_record)(str(w.part(i)), paths[names[i]], names[i], known[names[i]], database, pre, seconds, stride, grouping, label, dtype, noisy_mv, block_seconds) for i in todo)
+    jobs = (delayed(_prepare_record)(str(w.part(i)), paths[names[i]], names[i], known[names[i]], **how) for i in todo)
     with tqdm(total=len(paths), initial=len(infos), desc='prepare', unit='record', disable=not progress) as bar, threadpool_limits(1):
-        for info in Parallel(n_jobs=n_jobs, prefer='threads', return_as='generator_unordered')(jobs): # NumPy and SciPy let go of the GIL; no worker needs to start
+        for info in Parallel(n_jobs=n_jobs, prefer='threads', return_as='generator_unordered')(jobs):
             infos[names.index(info['record'])] = info
             bar.update()
     infos = [infos[i] for i in range(len(paths))]
     slots = {m: list(s) for m, s in database.modalities.items()}
-    T, held = round(seconds*pre.fs), {l for i in infos for l in i['labels']}
+    pre, seconds, dtype, held = how['pre'], how['seconds'], how['dtype'], {l for i in infos for l in i['labels']}
+    T = round(seconds*pre.fs)
     simulated = any(i['simulated'] for i in infos)
     manifest = {'title': ('simulated: ' if simulated else '') + database.title, 'simulated': simulated,
         'database': {k: getattr(database, k) for k in ('name', 'title', 'citation', 'licence')},
-        'modalities': slots, 'classes': [c for c in class_order(database, grouping) if c in held], 'fs': pre.fs, 'seconds': seconds, 'length': T, 'dtype': dtype,
+        'modalities': slots, 'fs': pre.fs, 'seconds': seconds, 'length': T, 'dtype': dtype,
+        'classes': [c for c in class_order(database, how['grouping']) if c in held],
         'error_bound': _BOUND[dtype], 'subjects': len({i['subject'] for i in infos if i['windows']}),
         'excluded': {k: sum(i['excluded'][k] for i in infos) for k in infos[0]['excluded']},
         'seconds_total': {k: round(sum(i['seconds'][k] for i in infos), 3) for k in ('record', 'labelled', 'of the grouping')},
@@ -249,4 +253,11 @@ def _prepare(w, folder, database, paths, pre, seconds, stride, grouping, label, 
     if not held: raise DataError(f'{folder}: no window of {seconds:g} s in any record; choose shorter windows or another grouping')
     w.finish(len(paths), {m: (len(s), T) for m, s in slots.items()}, manifest)
 
-_BOUND = {'float16': 'each sample x in mV is off by at most max(|x|/2048, 3e-8) mV; beyond 65504 mV prepare refuses', 'float32': 'each sample x in mV is off by at most |x|/16777216 mV'}
+def _chosen(folder, database, records):
+    "Record → path, of all records or of those asked for, in the order asked for."
+    paths = {record_name(p, folder): p for p in record_paths(folder, database)}
+    if missing := [r for r in records or [] if r not in paths]: raise DataError(f'{Path(folder)/missing[0]}: no such annotated record')
+    return {r: paths[r] for r in records or paths}
+
+_BOUND = {'float16': 'each sample x in mV is off by at most max(|x|/2048, 3e-8) mV; beyond 65504 mV prepare refuses',
+          'float32': 'each sample x in mV is off by at most |x|/16777216 mV'}

@@ -204,7 +204,7 @@ def test_killed_and_started_again_ends_with_the_same_bytes(simdb, tmp_path):
     with pytest.raises(DataError, match='s.partial: made with other parameters .*seconds'): prepare(simdb, tmp_path/'s', records=names, seconds=5., progress=False)
     kept = []
     original = windows_module._prepare_record
-    windows_module._prepare_record = lambda part, *a: (kept.append(part), original(part, *a))[1]
+    windows_module._prepare_record = lambda part, *a, **k: (kept.append(part), original(part, *a, **k))[1]
     try: prepare(simdb, tmp_path/'s', records=names, n_jobs=1, progress=False)
     finally: windows_module._prepare_record = original
     assert len(kept) == 2 # the other two were not touched
