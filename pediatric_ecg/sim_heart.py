@@ -24,7 +24,7 @@ def _ramp(width):
     k = np.where(t < 0, np.exp(-.5*(t/(1.25*width))**2), np.exp(-.5*(t/(.6*width))**2))
     return k/k.sum()
 
-# %% ../nbs/01c_sim_heart.ipynb #c008-7d1529
+# %% ../nbs/01c_sim_heart.ipynb #c008-840c7c
 class Tissue:
     "Points that activate one another: conduction over a graph, the dipole as a sum over its edges"
     def __init__(self, xyz, edges, speed, weight, apd, fast=None):  # (N, 3) mm; (E, 2); (E,) m/s; (E,) area; (N,) s; name → (E,) m/s
@@ -44,10 +44,10 @@ class Tissue:
             if (node, graph) not in self._from: self._from[node, graph] = dijkstra(self.graph[graph], directed=False, indices=node)
         return np.min([self._from[n, g] + d for n, d, g in sources], axis=0)
 
-    def dipole(self, arrival, n, apd, rise=.002, fall=.040):  # → (n, 3), from PRE before time 0
-        "Each point depolarises as the wave arrives and recovers an action potential later: two running sums, smoothed"
+    def dipole(self, arrival, n, apd, rise=.002, fall=.040, slope=0.):  # → (n, 3), from PRE before time 0; slope: share lost during the plateau
+        "Each point depolarises as the wave arrives and recovers an action potential later: running sums, smoothed"
         d = np.zeros((n, 3))
-        for at, sign, kernel in ((arrival, 1, _bell(rise)), (arrival + apd, -1, _ramp(fall))):
+        for at, sign, kernel in ((arrival, 1, _bell(rise)), (arrival + apd, slope - 1, _ramp(fall)), (arrival + .55*apd, -slope, _bell(.05))):
             x = (at + PRE)*FS
             i = np.clip(x.astype(int), 0, n - 2)
             pulse = np.zeros((n, 3))

@@ -16,7 +16,7 @@ DRAWN = ('I', 'II', 'V1', 'V2', 'V3', 'V4', 'V5', 'V6', *CATHETERS)   # what is 
 DOWER = np.array([[.632, -.235, .059], [.235, 1.066, -.132], [-.515, .157, -.917], [.044, .164, -1.387], [.882, .098, -1.277],
                   [1.213, .127, -.601], [1.125, .127, -.086], [.831, .076, .230]])   # I II V1…V6 from x (left), y (feet), z (back)
 
-# %% ../nbs/01d_sim_signals.ipynb #c008-568b35
+# %% ../nbs/01d_sim_signals.ipynb #c008-4a59f3
 def _turn(z, x, y):
     "Rotation about the three axes, angles in radians"
     c, s = np.cos, np.sin
@@ -33,8 +33,10 @@ class Body:
         self.leads = DOWER @ _turn(u(-.25, .4) + .3*self.right, u(-.3, .3), u(-.2, .2))
         self.leads *= np.r_[1, 1, np.exp(.15*rng.standard_normal(6))][:, None]
         peak = lambda tissue, sources: np.abs(tissue.dipole(tissue.arrival(sources), int(.15*FS), tissue.apd) @ self.leads.T).max(0)
+        gradient, self.slope = rng.standard_normal(3)*1.5e-4, u(.05, .45)           # everyone's ST segment and T wave are their own
+        self.apd = self.V.apd.mean() + u(.6, 1.4)*(self.V.apd - self.V.apd.mean()) + (self.V.xyz - self.V.xyz.mean(0)) @ gradient
         self.v_gain = u(1.5, 2.8)/peak(self.V, self.v_sites['his'])[1:].max()
-        self.a_gain = u(.09, .17)/peak(self.A, [(self.a_site['sinus'], 0., 'muscle')])[1]
+        self.a_gain = u(.07, .14)/peak(self.A, [(self.a_site['sinus'], 0., 'muscle')])[1]
         self.electrode = dict(zip(CATHETERS, np.exp(.35*rng.standard_normal(len(CATHETERS)))))
         self.abl = ('his', 'annulus', 'slow')[rng.integers(3)]
 
@@ -56,7 +58,7 @@ CYCLES = np.array([.30, .38, .48, .60, .78])
 
 RESTITUTION = np.array([.60, .68, .78, .87, .95, 1.02])
 
-# %% ../nbs/01d_sim_signals.ipynb #c012-b9491b
+# %% ../nbs/01d_sim_signals.ipynb #c012-b44935
 class Waves(Body):
     "The waves of one patient: each kind of event is turned into samples once and kept"
     def __init__(self, patient, rng):
@@ -77,8 +79,8 @@ class Waves(Body):
     def _ventricular(self, event, cycle):
         t, w = _empty(.75)
         arrival = self.V.arrival([(n, d + delay, g) for site, delay in event.origin for n, d, g in self.v_sites[site]])
-        apd = self.V.apd*RESTITUTION[cycle]*(.9 + .1*self.p.size) - .45*(arrival - arrival.mean())   # what is reached late recovers sooner
-        w[:, :8] = d = self.V.dipole(arrival, len(t), apd) @ self.leads.T*self.v_gain
+        apd = self.apd*RESTITUTION[cycle]*(.9 + .1*self.p.size) - .45*(arrival - arrival.mean())   # what is reached late recovers sooner
+        w[:, :8] = d = self.V.dipole(arrival, len(t), apd, slope=self.slope) @ self.leads.T*self.v_gain
         for name in CS: self._put(w, name, .35*_spike(t, arrival[self.near[name]] + .004, .010))      # far field: blunt
         self._put(w, 'RVA12', 3*_spike(t, arrival[self.near['RVA12']], .0035) + .12*d[:, 3])
         local = {'his': .5, 'annulus': 1., 'slow': .8}[self.abl]*_spike(t, arrival[self.v_sites['ap'][0][0]], .006)
@@ -117,7 +119,7 @@ class Waves(Body):
         x = self.A.xyz/self.p.size - (-28, -22, 5)
         turn = (np.arctan2(-x[:, 1], x[:, 0]) + np.pi/2) % (2*np.pi)/(2*np.pi)*self.p.flutter
         left = self.A.arrival([(self.a_site['CS90'], 0., 'muscle')]) + .02
-        return self._spread(np.where(np.arange(len(x)) < 60, turn, left), .5, np.full(len(x), .11), 1.1)
+        return self._spread(np.where(np.arange(len(x)) < 60, turn, left), .5, np.full(len(x), .11), 1.7)
 
     def _his(self, event, cycle):
         t, w = _empty(.06)

@@ -1,5 +1,6 @@
 """The simulator, judged from its written files by means that know nothing of its events."""
 import filecmp
+import shutil
 import subprocess
 import sys
 import numpy as np
@@ -12,7 +13,8 @@ from wfdb.processing import gqrs_detect
 from pediatric_ecg.databases import DataError
 from pediatric_ecg.rhythms import segments
 from pediatric_ecg.sim_files import encode_annotations
-from pediatric_ecg.simulator import OUTSIDE, simulate
+from pediatric_ecg.sim_studies import OUTSIDE
+from pediatric_ecg.simulator import simulate
 
 pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword')   # wfdb itself, on pandas 3
 FS = 977
@@ -222,7 +224,10 @@ def test_replay(shared, tmp_path):
 
 
 def test_hours(shared, tmp_path):
-    db = simulate(tmp_path/'db', labels=shared/'leipzig/annotations.csv', hours=.05, seed=1)
+    source = shared/'leipzig'
+    pd.read_csv(source/'annotations.csv', dtype=str, keep_default_na=False).groupby('record').head(60).to_csv(tmp_path/'labels.csv', index=False)
+    for n in 'children', 'adults': shutil.copy(source/f'{n}-subject-info.csv', tmp_path)
+    db = simulate(tmp_path/'db', labels=tmp_path/'labels.csv', hours=.05, seed=1)
     headers = [wfdb.rdheader(str(f.with_suffix(''))) for f in db.glob('*.hea')]
     assert len(headers) == 39 and sum(h.sig_len for h in headers)/FS == pytest.approx(180, rel=.01)
     assert len({tuple(h.sig_name) for h in headers}) == 6                      # the six layouts
