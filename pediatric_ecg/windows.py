@@ -215,7 +215,7 @@ def prepare(
         raise DataError(f'{out}: the disk is full; make room and run prepare again, the finished records are kept') from None
     return WindowStore(out)
 
-# %% ../nbs/05_windows.ipynb #c028-8629d1
+# %% ../nbs/05_windows.ipynb #c028-9103f4
 def _prepare(w, folder, paths, how, n_jobs, progress):
     "The part of `prepare` that runs under the lock."
     database = how['database']
@@ -253,6 +253,7 @@ def _prepare(w, folder, paths, how, n_jobs, progress):
     if not held: raise DataError(f'{folder}: no window of {seconds:g} s in any record; choose shorter windows or another grouping')
     w.finish(len(paths), {m: (len(s), T) for m, s in slots.items()}, manifest)
 
+# %% ../nbs/05_windows.ipynb #c029-840eae
 def _chosen(folder, database, records):
     "Record → path, of all records or of those asked for, in the order asked for."
     paths = {record_name(p, folder): p for p in record_paths(folder, database)}
