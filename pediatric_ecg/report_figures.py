@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOK', 'COLOURS', 'NAMES', 'METRICS', 'MODALITIES', 'png', 'data_uri', 'forest', 'per_patient', 'patients_bars',
-           'confusion', 'confusion_map', 'similarity_map', 'curves', 'window_plot', 'overview']
+           'confusion', 'confusion_map', 'similarity_map', 'curves', 'slot_name', 'window_plot', 'overview']
 
 # %% ../nbs/42b_report_figures.ipynb #c003-19c32a
 import base64
@@ -167,11 +167,18 @@ def curves(history:pd.DataFrame, # split, fold, epoch, train_loss, valid_loss, v
     if right.get_legend_handles_labels()[0]: fig.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/42b_report_figures.ipynb #c030-d19ed3
+# %% ../nbs/42b_report_figures.ipynb #c030-adc0cb
 def _gain(x, present):
     "Millivolts between two stacked leads: covers the usual swing of the liveliest leads without letting one artefact shrink the rest."
+    if len(x) <= 2: return max([float(np.ptp(lead)) for lead, on in zip(x, present) if on] + [.05])       # room enough for every peak
     swing = [np.ptp(np.percentile(lead, [.5, 99.5])) for lead, on in zip(x, present) if on]
     return max(float(np.percentile(swing, 75)) if swing else 1., .05)
+
+def slot_name(slot:str, # as in a database: alternatives joined by |
+             )->str: # 'V1', 'MLII or V5', 'V1 or other'
+    "What to call a lead slot that may be filled by one of several leads."
+    first, *others = str(slot).split("|")
+    return first if not others else f"{first} or {others[0] if len(others) == 1 else 'other'}"
 
 def _stack(ax, x, present, fs, names, title):
     "Leads under each other at one gain, with a calibration bar."
@@ -184,8 +191,8 @@ def _stack(ax, x, present, fs, names, title):
     bar = min((v for v in (.05, .1, .2, .5, 1, 2, 5, 10) if v >= .3 * gain), default=10)
     ax.plot([t[-1] * 1.02] * 2, [0, bar / gain], color="#111", lw=2, clip_on=False)
     ax.annotate(f"{bar:g} mV", (t[-1] * 1.02, 0), ha="center", va="top", fontsize=7, xytext=(0, -2), textcoords="offset points", annotation_clip=False)
-    ax.set_yticks(-np.arange(len(x)), names, fontsize=7.5)
-    ax.set(xlim=(0, len(t) / fs), ylim=(-len(x) + .3, .95), title=title)
+    ax.set_yticks(-np.arange(len(x)), [slot_name(n) for n in names], fontsize=7.5)
+    ax.set(xlim=(0, len(t) / fs), ylim=(-len(x) + .02, .98), title=title)
     ax.set_xticks(np.arange(0, t[-1] + .01, .4 if t[-1] < 3 else 1)); ax.set_xticks(np.arange(0, t[-1] + .01, .2), minor=True)
     ax.grid(which="both", axis="x", color="#f0c9c4", lw=.6); ax.tick_params(which="minor", length=0)
     ax.spines["left"].set_visible(False); ax.tick_params(axis="y", length=0)
@@ -205,9 +212,9 @@ def window_plot(signals:dict, # modality → (leads, T), mV
     axes[-1, 0].set_xlabel("seconds")
     return fig
 
-MODALITIES = {"ecg": "surface ECG", "iegm": "intracardiac electrograms"}
+MODALITIES = {"ecg": "surface ECG", "iegm": "intracardiac electrograms", "lead1": "first surface lead", "lead2": "second surface lead"}
 
-# %% ../nbs/42b_report_figures.ipynb #c034-67beb6
+# %% ../nbs/42b_report_figures.ipynb #c035-67beb6
 @rc_context(LOOK)
 def overview(segments:pd.DataFrame, # start_s, end_s, rhythm ('' where unusable), probability
              title:str="", # above the figure

@@ -120,13 +120,13 @@ AUROC: how well the probability of this rhythm ranks windows that have it above 
 <p class="note">“Not evaluable”: too few patients have the rhythm for it to be in training and in the test at once. It is left out of the macro figures instead of being scored on guesswork. F2 weighs sensitivity above precision.</p>
 """
 
-# %% ../nbs/42c_report_templates.ipynb #c025-fa93e4
+# %% ../nbs/42c_report_templates.ipynb #c025-1805e6
 FRAGMENTS["confusion.html"] = """
 <h2>What is mistaken for what</h2>
 <div class="two">{% for s in splits %}<section class="card {{ s }}"><h3>{{ heads[s][0]|capitalize }} {{ heads[s][1] }}</h3>
 {{ m.figure(fig['confusion_' + s], alt['confusion_' + s], dense=classes|length > 5) }}</section>{% endfor %}</div>
 <p class="note">Read along a row: of the windows with this rhythm, which answer did the network give? Percentages are of the row; beneath them the count.
-{%- if judged > 1 %} Each window was judged {{ judged }} times (repeats and seeds), and each judgement counts.{% endif %} Rhythms that are not evaluable are shown here, and not scored.</p>
+{%- if judged > 1 %} Each window was judged {{ judged }} times (repeats and seeds), and each judgement counts.{% endif %} Rhythms that are not evaluable were not judged.</p>
 """
 FRAGMENTS["similarity.html"] = """
 <h2>Which rhythms the network holds alike</h2>

@@ -154,7 +154,7 @@ def text_table(metrics:dict, # metrics.json
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, width)).rstrip() for r in rows]
     return "\n".join(lines + ["", "w windows, p patients; above: 95 % interval, bootstrap over patients"])
 
-# %% ../nbs/42d_report_text.ipynb #c020-9817d2
+# %% ../nbs/42d_report_text.ipynb #c020-11da87
 def plain(value, # anything JSON can hold
          )->str: # text
     "A value of the manifest in words."
@@ -180,7 +180,7 @@ def made_how(run:Run, # a run
     m, w, db = run.manifest, run.manifest.get("windows", {}), run.manifest.get("database", {})
     made = m.get("simulated")
     rows = [("Database", ("simulated; files, names and rhythms in the form of: " if made else "") + db.get("title", "")), ("Cite for the form" if made else "Citation", db.get("citation", "")), ("Licence", "" if made else db.get("licence", "")),
-            ("Leads", "; ".join(f"{figures.MODALITIES.get(k, k)}: {plain(v)}" for k, v in m.get("modalities", {}).items())), ("Preprocessing", filters(m.get("preprocess", {})))]
+            ("Leads", "; ".join(f"{figures.MODALITIES.get(k, k)}: {', '.join(str(s).replace('|', ' else ') for s in v)}" for k, v in m.get("modalities", {}).items())), ("Preprocessing", filters(m.get("preprocess", {})))]
     if w: rows.append(("Windows", f"{w.get('seconds', 0):g} s long, one every {w.get('stride') or w.get('seconds', 0):g} s, none across a change of rhythm; labels by {w.get('label', '')}, grouping {w.get('grouping', '')}"))
     if p := m.get("protocol"): rows.append(("Splits", f"{p['folds']} folds, {count(p['repeats'], 'repeat')}, of random windows and of patients; not evaluable below {p['min_patients']} patients; intervals from {p['draws']:,} draws of patients"))
     network = {k: v for k, v in run.config.get("model", {}).items() if k not in ("modalities", "n_classes", "fs", "seconds")}
