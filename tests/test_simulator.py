@@ -3,13 +3,16 @@ import filecmp
 import shutil
 import subprocess
 import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 import wfdb
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.signal import butter, resample_poly, sosfiltfilt
 from wfdb.processing import gqrs_detect
+
 from pediatric_ecg.databases import DataError
 from pediatric_ecg.rhythms import segments
 from pediatric_ecg.sim_files import encode_annotations
@@ -91,7 +94,7 @@ def test_r_peaks(reads, rhythm):
         everything = r.beats['sample'].to_numpy()
         noise = r.table['sample'][r.table.symbol == '~'].to_numpy().reshape(-1, 2)
         marks = r.table[r.table.symbol == '+']
-        for a, b, m in zip(marks['sample'], [*marks['sample'][1:], r.rec.sig_len], marks.aux):
+        for a, b, m in zip(marks['sample'], [*marks['sample'][1:], r.rec.sig_len], marks.aux, strict=True):
             if m != rhythm: continue
             mine = everything[(everything >= a) & (everything < b)]
             theirs = np.array([x for x in q if a <= x < b - .1*FS and not any(c <= x <= d for c, d in noise)])
@@ -136,7 +139,7 @@ def test_irregularity(reads):
 
 def test_einthoven(studies):
     x = wfdb.rdrecord(str(studies/'x001'), physical=False)
-    d = dict(zip(x.sig_name, x.d_signal.T.astype(int)))
+    d = dict(zip(x.sig_name, x.d_signal.T.astype(int), strict=False))
     ok = np.all([np.abs(v) < 20480 for v in d.values()], axis=0)
     for lead, sum_ in (('III', d['II'] - d['I']), ('aVR', -(d['I'] + d['II'])/2), ('aVL', d['I'] - d['II']/2), ('aVF', d['II'] - d['I']/2)):
         assert np.abs(d[lead] - sum_)[ok].max() <= 1
@@ -169,7 +172,7 @@ def test_disagreement(tmp_path):
     for name in (db/'RECORDS').read_text().split():
         ann = wfdb.rdann(str(db/name), 'atr')
         rhythm = ''
-        for s, a in zip(ann.symbol, ann.aux_note):
+        for s, a in zip(ann.symbol, ann.aux_note, strict=False):
             if s == '+': rhythm = a
             elif a == 'AVRT': everywhere, inside = everywhere + 1, inside + (rhythm == '(AVRT')
     assert abs(1 - inside/everywhere - OUTSIDE['AVRT']) < .04
@@ -200,7 +203,7 @@ def test_annotations_byte_for_byte(shared):
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 200000), st.sampled_from('N+~X/bVQ'), st.sampled_from(['', '(N', 'AVNRT', '/A'])), min_size=1, max_size=30))
 def test_annotations_survive(tmp_path_factory, rows):
-    steps, symbols, aux = map(list, zip(*rows))
+    steps, symbols, aux = map(list, zip(*rows, strict=False))
     f = tmp_path_factory.mktemp('ann')/'r.atr'
     f.write_bytes(encode_annotations(np.cumsum(steps), symbols, aux))
     back = wfdb.rdann(str(f.with_suffix('')), 'atr')
