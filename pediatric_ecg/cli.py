@@ -161,7 +161,7 @@ def experiment(store: Store, out: Out, recipe: Annotated[str, typer.Option(help=
     """Run a grid of experiments on a store.
 
     Losses, networks, splits and seeds; resumes after an interruption and ends in one CSV."""
-    from pediatric_ecg.experiments import experiment as grid
+    from pediatric_ecg.grid import experiment as grid
     print(grid(store, out, recipe=recipe, n_jobs=jobs, quick=quick, progress=_bar()))
 
 # %% ../nbs/50_cli.ipynb #c014-900fbb
