@@ -176,6 +176,7 @@ def _markers(segments, fs):
         if s.rhythm: rows.append((at, "+", f"({s.rhythm}"))
     return pd.DataFrame(rows, columns=["sample", "symbol", "aux"])
 
+# %% ../nbs/40_annotate.ipynb #c025-s1-efacc1
 def annotate(run:str|Path, # run folder: model.safetensors and config.json
              record:str|Path, # path of a WFDB record, without extension; needs .hea and its signal files
              out:str|Path, # folder for RECORD.rhy, RECORD.csv, RECORD.png

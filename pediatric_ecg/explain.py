@@ -53,6 +53,7 @@ class Explanation:
         "The share of each lead."
         return {m: a.sum(-1) for m, a in self.shares.items()}
 
+# %% ../nbs/41_explain.ipynb #c015-s1-108cea
 def explain(model:RhythmNet, # trained
             x:dict, # modality → (leads, T), mV, one window
             present:dict|None=None, # modality → (leads,) bool; default: all there

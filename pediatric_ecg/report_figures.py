@@ -197,6 +197,7 @@ def _stack(ax, x, present, fs, names, title):
     ax.grid(which="both", axis="x", color="#f0c9c4", lw=.6); ax.tick_params(which="minor", length=0)
     ax.spines["left"].set_visible(False); ax.tick_params(axis="y", length=0)
 
+# %% ../nbs/42b_report_figures.ipynb #c030-s1-7eb1f5
 @rc_context(LOOK)
 def window_plot(signals:dict, # modality → (leads, T), mV
                 present:dict, # modality → (leads,) bool

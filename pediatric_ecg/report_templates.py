@@ -199,6 +199,8 @@ FRAGMENTS["card.md"] = """# Model card: {{ title }}
 {% endfor %}
 
 """
+
+# %% ../nbs/42c_report_templates.ipynb #c029-s1-e186e8
 FRAGMENTS["card_results.md"] = """## Results
 
 | figure |{% for s in splits %} {{ heads[s]|join(' ') }} |{% endfor %}

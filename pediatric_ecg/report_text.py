@@ -42,6 +42,7 @@ class Run:
         "The splits that were scored."
         return [s for s in ("random", "patient") if self.metrics.get(s, {}).get("top1") is not None]
 
+# %% ../nbs/42d_report_text.ipynb #c006-s1-94bb60
 def _json(path, needed=False):
     "A JSON file of the run folder, {} where it is absent and not needed."
     if not path.exists():
@@ -104,6 +105,7 @@ def sizes(m:dict, # one split of metrics.json
     scored = m.get("n_classes") or len([v for v in m.get("per_class", {}).values() if not isinstance(v, str)])
     return f"{count(m.get('n_windows', 0), 'window')}, {count(m.get('n_patients', 0), 'patient')}, {count(scored, 'rhythm')}"
 
+# %% ../nbs/42d_report_text.ipynb #c015-s1-b37060
 def summary(run:Run, # a run
            )->list: # sentences
     "What was found, in plain sentences."
@@ -174,6 +176,7 @@ def filters(pre:dict, # Preprocess as a dict
 
 def _minutes(seconds): return f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
+# %% ../nbs/42d_report_text.ipynb #c020-s1-68bf48
 def made_how(run:Run, # a run
             )->list: # (name, text)
     "How the run was made, from manifest and config; what is not recorded is left out."
