@@ -54,12 +54,12 @@ def make_norm(
     if kind not in ('batch', 'group'): raise ValueError(f"norm must be 'batch' or 'group', not {kind!r}")
     return nn.BatchNorm1d(channels) if kind == 'batch' else nn.GroupNorm(1, channels)
 
-# %% ../nbs/10_encoders.ipynb #c023-7d236b
+# %% ../nbs/10_encoders.ipynb #c023-a5f858
 class Residual(nn.Module):
     def __init__(self,
         n_in:int, # channels in
         n_out:int, # channels out
-        kernel:int=5, # length of both convolutions, odd
+        kernel:int=9, # length of both convolutions, odd
         stride:int=2, # of the first convolution and of the shortcut
         norm:str='batch', # 'batch' or 'group'
     ):
@@ -99,14 +99,14 @@ class Stem(nn.Module):
         patches = F.pad(x, (p, p)).unfold(2, k, s).permute(0, 2, 1, 3).flatten(2)  # (batch, shorter, lead * kernel)
         return F.linear(patches, self.weight.flatten(1)).transpose(1, 2)
 
-# %% ../nbs/10_encoders.ipynb #c031-0ce658
+# %% ../nbs/10_encoders.ipynb #c031-dfb591
 class Encoder(nn.Module):
     def __init__(self,
         leads:int, # leads of the modality
-        widths:tuple=(32, 48, 64), # channels after the stem and after each stage; the last is the token width
-        stem_kernel:int=24, # samples the stem sees at once
-        stem_stride:int=8, # samples between two outputs of the stem
-        kernel:int=5, # kernel of the residual stages, odd
+        widths:tuple=(64, 64), # channels after the stem and after each stage; the last is the token width
+        stem_kernel:int=48, # samples the stem sees at once
+        stem_stride:int=16, # samples between two outputs of the stem
+        kernel:int=9, # kernel of the residual stages, odd
         norm:str='batch', # 'batch' or 'group'
     ):
         "A strided convolutional stem, then residual stages of stride 2: (leads, time) to (tokens, width)."

@@ -20,7 +20,7 @@ from .encoders import Encoder, LeadScale, multiply_adds
 from .fusion import Fusion, mean_weights
 from .transformer import Pool, Transformer
 
-# %% ../nbs/13_model.ipynb #c006-178700
+# %% ../nbs/13_model.ipynb #c006-78e1a8
 FUSIONS = ('semantic', 'mean', 'concat', 'early', 'late')
 
 @dataclass
@@ -30,11 +30,12 @@ class RhythmNetConfig:
     n_classes:int # rhythms to tell apart
     fs:float=250. # sampling rate of the windows, Hz
     seconds:float=5. # usual window length; other lengths run too
-    widths:tuple=(32, 48, 64) # channels after the stem and after each stage; the last is the token width
-    stem_kernel:int=24 # samples
-    stem_stride:int=8 # samples
-    kernel:int=5 # of the residual stages, odd
+    widths:tuple=(64, 64) # channels after the stem and after each stage; the last is the token width
+    stem_kernel:int=48 # samples
+    stem_stride:int=16 # samples
+    kernel:int=9 # of the residual stages, odd
     normalise:str='window' # 'window' or 'train', see LeadScale
+    norm:str='batch' # of the encoders: 'batch' or 'group'
     fusion:str='semantic' # 'semantic', 'mean', 'concat', 'early' or 'late'
     cross_attention:bool=True # for semantic, mean and concat
     depth:int=2 # Transformer blocks; 0 takes it out
@@ -76,7 +77,7 @@ class RhythmNetConfig:
         if bad := set(d) - {f.name for f in fields(cls)}: raise ValueError(f'unknown setting of RhythmNet: {", ".join(sorted(bad))}')
         return cls(**d)
 
-# %% ../nbs/13_model.ipynb #c010-d44603
+# %% ../nbs/13_model.ipynb #c010-1b27da
 class RhythmNetOutput(NamedTuple):
     "What a forward pass gives."
     logits:Tensor # (batch, class)
@@ -92,7 +93,7 @@ class RhythmNet(nn.Module):
         super().__init__()
         c, self.config = config, config
         leads, dim = c.leads, c.widths[-1]
-        make = lambda n: Encoder(n, c.widths, c.stem_kernel, c.stem_stride, c.kernel)
+        make = lambda n: Encoder(n, c.widths, c.stem_kernel, c.stem_stride, c.kernel, c.norm)
         self.scale = nn.ModuleDict({m: LeadScale(n, c.normalise) for m, n in leads.items()})
         self.encoders = nn.ModuleDict({'all': make(sum(leads.values()))} if c.fusion == 'early' else {m: make(n) for m, n in leads.items()})
         self.fusion = Fusion(len(leads), dim, c.fusion, c.cross_attention, c.heads) if c.fusion in ('semantic', 'mean', 'concat') else None
@@ -114,6 +115,7 @@ class RhythmNet(nn.Module):
         for m, n in self.config.leads.items():
             v = x[m] if m in x else like.new_zeros(like.shape[0], n, like.shape[2])
             if v.ndim != 3 or v.shape[1] != n: raise ValueError(f'{m}: this model was built for {n} leads, the input has shape {tuple(v.shape)}; wanted (batch, {n}, time)')
+            if v.shape[0] != like.shape[0] or v.shape[2] != like.shape[2]: raise ValueError(f'modalities differ in number or length of windows: {tuple(like.shape)} and {tuple(v.shape)}')
             given = m in x and present is not None and m in present
             masks.append(present[m] if given else torch.full((v.shape[0], n), m in x, dtype=torch.bool, device=v.device))
             signals.append(self.scale[m](v, masks[-1]))
