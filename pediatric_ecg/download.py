@@ -102,7 +102,7 @@ def _why(e):
     if isinstance(e, requests.RequestException): return 'no connection, or it broke off'
     return str(e) if isinstance(e, Stopped) else 'its checksum is wrong'
 
-# %% ../nbs/00c_download.ipynb #c017-8528d6
+# %% ../nbs/00c_download.ipynb #c017-072e96
 def _fetch(names, box, get, n_jobs):
     "Fetch all files, several at once; one that fails does not keep the others from coming. Gives file → error."
     failed = {}
@@ -117,6 +117,17 @@ def _fetch(names, box, get, n_jobs):
             raise
     return failed
 
+# %% ../nbs/00c_download.ipynb #c020-827aec
+def _plan(folder, url, wanted, registry, timeout, n_jobs, guess):
+    "What is still to come: files, bytes in all (`guess` if the server does not say) and bytes already begun."
+    missing = [n for n in wanted if not ((folder/n).is_file() and sha256(folder/n) == registry[n])]
+    with ThreadPoolExecutor(4*n_jobs) as pool: sizes = list(pool.map(lambda n: _size(url + n, timeout), missing))
+    begun = sum(p.stat().st_size for n in missing if (p := folder/f'{n}.partial').exists())
+    total = sum(s or 0 for s in sizes) or int(guess)*bool(missing)
+    room(folder, total - begun)
+    return missing, total, begun
+
+# %% ../nbs/00c_download.ipynb #c022-b81328
 def download(
     name:'str|Path|Database', # 'leipzig', 'mitdb', or a database with a url
     dest:str|Path, # Folder to fill; what it already holds is kept
@@ -135,12 +146,7 @@ def download(
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise DataError(f'{folder}: cannot be made ({e.strerror}); choose another folder') from None
     registry = _registry(folder, url, timeout, retries)
-    wanted = select(registry, records)
-    missing = [n for n in wanted if not ((folder/n).is_file() and sha256(folder/n) == registry[n])]
-    with ThreadPoolExecutor(4*n_jobs) as pool: sizes = list(pool.map(lambda n: _size(url + n, timeout), missing))
-    begun = sum(p.stat().st_size for n in missing if (p := folder/f'{n}.partial').exists())
-    total = sum(s or 0 for s in sizes) or int(database.size_mb*1e6)*bool(missing)
-    room(folder, total - begun)
+    missing, total, begun = _plan(folder, url, select(registry, records), registry, timeout, n_jobs, database.size_mb*1e6)
     box = pooch.create(folder, url, registry={n: f'sha256:{registry[n]}' for n in missing}, retry_if_failed=retries)
     with tqdm(total=total, initial=begun, unit='B', unit_scale=True, desc=database.name, disable=not progress) as bar:
         failed = _fetch(missing, box, Resume(folder, bar, timeout), n_jobs)
