@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SURFACE', 'CATHETERS', 'DRAWN', 'DOWER', 'CYCLES', 'RESTITUTION', 'CHUNK', 'Body', 'Waves', 'Renderer']
 
-# %% ../nbs/01d_sim_signals.ipynb #c003-5735dd
+# %% ../nbs/01d_sim_signals.ipynb #c003-71749c
 import numpy as np
+from fastcore.basics import patch
 from scipy.signal import lfilter
 from .sim_events import Event, Patient
 from .sim_heart import CS, FOCI, FS, PRE, atria, ventricles
@@ -60,7 +61,7 @@ CYCLES = np.array([.30, .38, .48, .60, .78])
 
 RESTITUTION = np.array([.60, .68, .78, .87, .95, 1.02])
 
-# %% ../nbs/01d_sim_signals.ipynb #c012-b44935
+# %% ../nbs/01d_sim_signals.ipynb #c012-eed558
 class Waves(Body):
     "The waves of one patient: each kind of event is turned into samples once and kept"
     def __init__(self, patient, rng):
@@ -78,65 +79,75 @@ class Waves(Body):
 
     def _put(self, w, name, wave): w[:, DRAWN.index(name)] += self.electrode[name]*wave
 
-    def _ventricular(self, event, cycle):
-        t, w = _empty(.75)
-        arrival = self.V.arrival([(n, d + delay, g) for site, delay in event.origin for n, d, g in self.v_sites[site]])
-        apd = self.apd*RESTITUTION[cycle]*(.9 + .1*self.p.size) - .45*(arrival - arrival.mean())   # what is reached late recovers sooner
-        w[:, :8] = d = self.V.dipole(arrival, len(t), apd, slope=self.slope) @ self.leads.T*self.v_gain
-        for name in CS: self._put(w, name, .35*_spike(t, arrival[self.near[name]] + .004, .010))      # far field: blunt
-        self._put(w, 'RVA12', 3*_spike(t, arrival[self.near['RVA12']], .0035) + .12*d[:, 3])
-        local = {'his': .5, 'annulus': 1., 'slow': .8}[self.abl]*_spike(t, arrival[self.v_sites['ap'][0][0]], .006)
-        for name, far in (('ABL12', 0), ('ABL_uni', .5)): self._put(w, name, local + far*d[:, 2])
-        self._put(w, 'ART', .9*np.exp(-.5*((t - .28)/.07)**2) + .35*np.exp(-.5*((t - .45)/.06)**2))   # the pulse in an arterial line
-        qrs = (t > 0) & (t < arrival.max())
-        return w, float(t[qrs][np.argmax(np.linalg.norm(d[qrs], axis=1))])
+# %% ../nbs/01d_sim_signals.ipynb #c013-93b2dc
+@patch
+def _ventricular(self:Waves, event, cycle):
+    t, w = _empty(.75)
+    arrival = self.V.arrival([(n, d + delay, g) for site, delay in event.origin for n, d, g in self.v_sites[site]])
+    apd = self.apd*RESTITUTION[cycle]*(.9 + .1*self.p.size) - .45*(arrival - arrival.mean())   # what is reached late recovers sooner
+    w[:, :8] = d = self.V.dipole(arrival, len(t), apd, slope=self.slope) @ self.leads.T*self.v_gain
+    for name in CS: self._put(w, name, .35*_spike(t, arrival[self.near[name]] + .004, .010))      # far field: blunt
+    self._put(w, 'RVA12', 3*_spike(t, arrival[self.near['RVA12']], .0035) + .12*d[:, 3])
+    local = {'his': .5, 'annulus': 1., 'slow': .8}[self.abl]*_spike(t, arrival[self.v_sites['ap'][0][0]], .006)
+    for name, far in (('ABL12', 0), ('ABL_uni', .5)): self._put(w, name, local + far*d[:, 2])
+    self._put(w, 'ART', .9*np.exp(-.5*((t - .28)/.07)**2) + .35*np.exp(-.5*((t - .45)/.06)**2))   # the pulse in an arterial line
+    qrs = (t > 0) & (t < arrival.max())
+    return w, float(t[qrs][np.argmax(np.linalg.norm(d[qrs], axis=1))])
 
-    def _spread(self, arrival, seconds, apd, gain=1.):
-        "P wave and local potentials of an atrial activation"
-        t, w = _empty(seconds)
-        w[:, :8] = gain*self.a_gain*(self.A.dipole(arrival, len(t), apd, rise=.008, fall=.02) @ self.leads.T)
-        for k, name in enumerate(CS):
-            passing = np.tanh((arrival[self.a_site[CS[max(k - 1, 0)]]] - arrival[self.a_site[CS[min(k + 1, 4)]]])/.008)   # +1: from the septum outwards
-            self._put(w, name, 1.1*(.55 + .45*abs(passing))*(1 if passing >= 0 else -1)*_spike(t, arrival[self.a_site[name]], .0035))
-        site, size = {'his': ('avn', .25), 'annulus': ('ap', .5), 'slow': ('CS90', .3)}[self.abl]
-        for name in ('ABL12', 'ABL_uni'): self._put(w, name, size*_spike(t, arrival[self.a_site[site]], .0035))
-        return w, 0.
+# %% ../nbs/01d_sim_signals.ipynb #c016-a1bd1a
+@patch
+def _spread(self:Waves, arrival, seconds, apd, gain=1.):
+    "P wave and local potentials of an atrial activation"
+    t, w = _empty(seconds)
+    w[:, :8] = gain*self.a_gain*(self.A.dipole(arrival, len(t), apd, rise=.008, fall=.02) @ self.leads.T)
+    for k, name in enumerate(CS):
+        passing = np.tanh((arrival[self.a_site[CS[max(k - 1, 0)]]] - arrival[self.a_site[CS[min(k + 1, 4)]]])/.008)   # +1: from the septum outwards
+        self._put(w, name, 1.1*(.55 + .45*abs(passing))*(1 if passing >= 0 else -1)*_spike(t, arrival[self.a_site[name]], .0035))
+    site, size = {'his': ('avn', .25), 'annulus': ('ap', .5), 'slow': ('CS90', .3)}[self.abl]
+    for name in ('ABL12', 'ABL_uni'): self._put(w, name, size*_spike(t, arrival[self.a_site[site]], .0035))
+    return w, 0.
 
-    def _atrial(self, event, cycle):
-        return self._spread(self.A.arrival([(self.a_site[s], d, 'muscle') for s, d in event.origin]), .3, .6*self.A.apd)
+@patch
+def _atrial(self:Waves, event, cycle):
+    return self._spread(self.A.arrival([(self.a_site[s], d, 'muscle') for s, d in event.origin]), .3, .6*self.A.apd)
 
-    def _fibrillation(self, event, cycle):
-        "A wavelet breaks through somewhere; every electrode sees it at its own time and size"
-        rng = np.random.default_rng((int(event.origin[0][0]), 7))
-        arrival = self.A.arrival([(int(rng.integers(130)), 0., 'muscle')]) + .012*rng.standard_normal(len(self.A.xyz))
-        w, _ = self._spread(arrival, .3, .6*self.A.apd, .8)
-        for name in CS:                                          # fractionated where two wavefronts pass one after the other
-            at = arrival[self.a_site[name]] + rng.uniform(.04, .08)
-            if rng.random() < .5: self._put(w, name, .6*_spike(_time(len(w)), at, .004))
-        w[:, 8:] *= rng.uniform(.2, 1., len(CATHETERS)).astype(np.float32)
-        return w, 0.
+@patch
+def _flutter(self:Waves, event, cycle):
+    "Up the septum, down the lateral wall, round the tricuspid annulus; the left atrium follows from below"
+    x = self.A.xyz/self.p.size - (-28, -22, 5)
+    turn = (np.arctan2(-x[:, 1], x[:, 0]) + np.pi/2) % (2*np.pi)/(2*np.pi)*self.p.flutter
+    left = self.A.arrival([(self.a_site['CS90'], 0., 'muscle')]) + .02
+    return self._spread(np.where(np.arange(len(x)) < 60, turn, left), .5, np.full(len(x), .11), 1.7)
 
-    def _flutter(self, event, cycle):
-        "Up the septum, down the lateral wall, round the tricuspid annulus; the left atrium follows from below"
-        x = self.A.xyz/self.p.size - (-28, -22, 5)
-        turn = (np.arctan2(-x[:, 1], x[:, 0]) + np.pi/2) % (2*np.pi)/(2*np.pi)*self.p.flutter
-        left = self.A.arrival([(self.a_site['CS90'], 0., 'muscle')]) + .02
-        return self._spread(np.where(np.arange(len(x)) < 60, turn, left), .5, np.full(len(x), .11), 1.7)
+# %% ../nbs/01d_sim_signals.ipynb #c019-16dda4
+@patch
+def _fibrillation(self:Waves, event, cycle):
+    "A wavelet breaks through somewhere; every electrode sees it at its own time and size"
+    rng = np.random.default_rng((int(event.origin[0][0]), 7))
+    arrival = self.A.arrival([(int(rng.integers(130)), 0., 'muscle')]) + .012*rng.standard_normal(len(self.A.xyz))
+    w, _ = self._spread(arrival, .3, .6*self.A.apd, .8)
+    for name in CS:                                          # fractionated where two wavefronts pass one after the other
+        at = arrival[self.a_site[name]] + rng.uniform(.04, .08)
+        if rng.random() < .5: self._put(w, name, .6*_spike(_time(len(w)), at, .004))
+    w[:, 8:] *= rng.uniform(.2, 1., len(CATHETERS)).astype(np.float32)
+    return w, 0.
 
-    def _his(self, event, cycle):
-        t, w = _empty(.06)
-        for name in ('ABL12', 'ABL_uni'): self._put(w, name, .25*(self.abl == 'his')*_spike(t, 0, .002))
-        return w, 0.
+@patch
+def _his(self:Waves, event, cycle):
+    t, w = _empty(.06)
+    for name in ('ABL12', 'ABL_uni'): self._put(w, name, .25*(self.abl == 'his')*_spike(t, 0, .002))
+    return w, 0.
 
-    def _stimulus(self, event, cycle):
-        "A pulse of 2 ms and the electrode's slow discharge, on all channels; the pacing one leaves the amplifier's range"
-        t, w = _empty(.12)
-        pulse = ((t >= 0) & (t < .002)) - .12*(t >= .002)*np.exp(-(t - .002).clip(0)/.012)
-        w[:, :8] = .25*pulse[:, None]*np.sign(self.leads[:, 0])
-        for name in CATHETERS[:-1]: w[:, DRAWN.index(name)] = pulse*(14. if event.what == 'SV' and name == 'RVA12' else .6)
-        return w, 0.
+@patch
+def _stimulus(self:Waves, event, cycle):
+    "A pulse of 2 ms and the electrode's slow discharge, on all channels; the pacing one leaves the amplifier's range"
+    t, w = _empty(.12)
+    pulse = ((t >= 0) & (t < .002)) - .12*(t >= .002)*np.exp(-(t - .002).clip(0)/.012)
+    w[:, :8] = .25*pulse[:, None]*np.sign(self.leads[:, 0])
+    for name in CATHETERS[:-1]: w[:, DRAWN.index(name)] = pulse*(14. if event.what == 'SV' and name == 'RVA12' else .6)
+    return w, 0.
 
-# %% ../nbs/01d_sim_signals.ipynb #c021-477959
+# %% ../nbs/01d_sim_signals.ipynb #c029-477959
 CHUNK = 16*FS
 
 class Renderer:

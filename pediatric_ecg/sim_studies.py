@@ -19,7 +19,7 @@ from .sim_events import LOCATIONS, draw_patient
 from .sim_rhythms import DEFAULT, play
 from .sim_files import CODES
 
-# %% ../nbs/01f_sim_studies.ipynb #c006-db6dc6
+# %% ../nbs/01f_sim_studies.ipynb #c006-7fcb45
 RHYTHMS = tuple(m[1:] for m in DEFAULT)
 
 RARE = 'VT', 'A', 'J', 'AFL', 'EAT', 'B', 'IVR'
@@ -28,6 +28,7 @@ OUTSIDE = {'AVRT': .28, 'AVNRT': .04}   # share of tachycardia beats that follow
 
 def _many(rng, low, mode, high): return int(round(rng.triangular(low, mode, high)))
 
+# %% ../nbs/01f_sim_studies.ipynb #c008-15da0e
 class Protocol:
     "What the electrophysiologist does, as annotations without end: sinus, pacing that starts the tachycardia, its end, the ventricle …"
     def __init__(self, extra=(), rhythms=RHYTHMS): self.extra, self.rhythms = extra, rhythms
@@ -74,7 +75,7 @@ class Protocol:
         beats = [self.N, ('V', '')]*(k//2) if rhythm == 'B' else [beat]*k
         return (self.pace('A', 6) if rhythm in ('AFIB', 'AFL') else []) + self.block(rhythm, beats)
 
-# %% ../nbs/01f_sim_studies.ipynb #c010-16f168
+# %% ../nbs/01f_sim_studies.ipynb #c012-16f168
 def cohort(n, rng, rhythms=RHYTHMS):
     "Who is studied: children with AVRT or AVNRT in turn, never both; from eight patients on also adults after repair of Fallot"
     adults = n*10//39 if n >= 8 else 0
@@ -93,7 +94,7 @@ def extras(i, n, adult, rhythms=RHYTHMS):
     rare = tuple(r for k, r in enumerate(RARE) if (i + k) % 4 == 0) if n >= 8 else ()
     return (('AFIB',) if i % 4 < 2 or n < 4 else ()) + rare + (('IVR', 'VT') if adult else ())
 
-# %% ../nbs/01f_sim_studies.ipynb #c013-113bc6
+# %% ../nbs/01f_sim_studies.ipynb #c015-113bc6
 def read_labels(path)->dict: # record → list of (symbol, aux)
     "Label sequences to replay, checked: a file with the columns record, symbol, aux_note"
     try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -105,13 +106,12 @@ def read_labels(path)->dict: # record → list of (symbol, aux)
         raise DataError(f'{path}: unknown rhythm {row.aux_note!r} in {row.record}: known are {" ".join(DEFAULT)}')
     return {r: list(zip(t.symbol, t.aux_note)) for r, t in table.groupby('record', sort=False)}
 
-# %% ../nbs/01f_sim_studies.ipynb #c016-908c0c
+# %% ../nbs/01f_sim_studies.ipynb #c018-f62d9d
 class Replay:
     "The script of a record whose labels are known"
     def __init__(self, rows): self.rows = rows
     def __call__(self, patient, rng): return self.rows
 
-# median RR of the one record whose times are published, s
 # cycles of the one record whose times are published: medians of RR in x0010, s
 TIMED = {'x0010': dict(sinus=.92, pace_a=.503, pace_v=.308, tachy=.316)}
 
@@ -128,7 +128,7 @@ def known_people(labels, rows, rng):  # yields what draw_patient should keep, an
                    ap_location=row.get('ap_loacation') or (LOCATIONS[i % len(LOCATIONS)] if tachy == 'AVRT' else ''),
                    seconds=clock_seconds(row.get('ecg_duration', '')), **TIMED.get(record, {}))
 
-# %% ../nbs/01f_sim_studies.ipynb #c017-ccca19
+# %% ../nbs/01f_sim_studies.ipynb #c019-ccca19
 def patient_and_length(known, script, seed): # → patient, length of a replay in s (None for a protocol)
     "Draw the patient; where the real length is known, choose the sinus rate so that the replay lasts as long"
     known = dict(known)
