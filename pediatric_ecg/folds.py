@@ -56,7 +56,7 @@ def fold_table(table:pd.DataFrame, # One row a window: subject, label
                                        'label': labels, 'windows': g['size'].to_numpy(), 'patients': g['nunique'].to_numpy()}))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../nbs/06c_folds.ipynb #c018-66feb6
+# %% ../nbs/06c_folds.ipynb #c021-66feb6
 _LETTERS = {'t': 'train', 'v': 'valid', 'e': 'test'}
 
 def _table_hash(table):
@@ -91,7 +91,7 @@ def save_folds(path, # File to write, .json
     aside.write_text(text + '\n', encoding='utf-8'); os.replace(aside, path)
     return folds_hash(folds)
 
-# %% ../nbs/06c_folds.ipynb #c019-dd2f6d
+# %% ../nbs/06c_folds.ipynb #c022-dd2f6d
 def load_folds(path, # File written by save_folds
                table:pd.DataFrame|None=None, # The table they are for; checked where given
     )->list: # List of Fold
