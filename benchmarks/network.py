@@ -57,7 +57,7 @@ def networks(leads, length):
         try:
             from torch_ecg.models import ECG_CRNN
             nets['torch_ecg ECG_CRNN'] = Stacked(ECG_CRNN(classes=[str(c) for c in range(CLASSES)], n_leads=n))
-        except ImportError as e: print(f'torch_ecg is not there ({e}): pip install -e .[bench]')
+        except ImportError as e: print(f'torch_ecg is not there ({e}); it needs pandas < 3: pip install torch_ecg in an environment of its own')
     return nets
 
 
