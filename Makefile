@@ -23,7 +23,7 @@ $(STAMP): constraints.txt settings.ini setup.py
 
 demo: $(STAMP) ## Simulate a small database, train and evaluate on it, and say where the report is
 	rm -rf $(DEMO)
-	$(BIN)/pediatric-ecg simulate $(DEMO)/database --patients 12 --seconds 240 --seed 1
+	$(BIN)/pediatric-ecg simulate $(DEMO)/database --patients 12 --seconds 180 --seed 1
 	$(BIN)/pediatric-ecg run $(DEMO)/database --out $(DEMO)/run
 	@echo "Open $(CURDIR)/$(DEMO)/run/report.html in a browser."
 
