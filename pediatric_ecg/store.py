@@ -44,6 +44,12 @@ def unbits(
     return np.frombuffer(''.join(column).encode(), np.uint8).reshape(len(column), -1 if column else 0) == ord('1')
 
 # %% ../nbs/04a_store.ipynb #c011-4458c0
+def _float32(x):
+    "NumPy widens half precision a number at a time; PyTorch, four to six times as fast, to the same bits."
+    if x.dtype != np.float16: return np.asarray(x, np.float32)
+    import torch # here, so that preparing records does not load it
+    return torch.from_numpy(np.ascontiguousarray(x)).float().numpy()
+
 class WindowStore:
     "The windows of a database. `DataError` if the folder is no store, an unfinished one, or one of an older version."
     def __init__(self,
@@ -76,7 +82,7 @@ class WindowStore:
         index # Rows: integers, a slice or a mask
     )->tuple[dict[str,np.ndarray],dict[str,np.ndarray]]: # modality → float32 (B, leads, T) mV; modality → bool (B, leads)
         "Windows as the network takes them, with the mask of the leads that are there."
-        return {m: a[index].astype(np.float32) for m, a in self.arrays.items()}, {m: p[index] for m, p in self.present.items()}
+        return {m: _float32(a[index]) for m, a in self.arrays.items()}, {m: p[index] for m, p in self.present.items()}
 
 # %% ../nbs/04a_store.ipynb #c012-47a010
 def read_manifest(path):
