@@ -98,7 +98,7 @@ class SemanticWeights(nn.Module):
         s = (torch.tanh(self.proj(means)) @ self.query).float()
         return torch.where(available, s, -1e9).softmax(-1) * available
 
-# %% ../nbs/11_fusion.ipynb #c027-877633
+# %% ../nbs/11_fusion.ipynb #sa26ef54b
 def mean_weights(
     available:Bool[Tensor, "batch modality"],
 )->Float[Tensor, "batch modality"]:
@@ -106,6 +106,7 @@ def mean_weights(
     a = available.float()
     return a / a.sum(-1, keepdim=True).clamp_min(1)
 
+# %% ../nbs/11_fusion.ipynb #sc0136ce3
 class Fusion(nn.Module):
     def __init__(self,
         modalities:int, # number of modalities

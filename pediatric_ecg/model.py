@@ -20,7 +20,7 @@ from .encoders import Encoder, LeadScale, multiply_adds
 from .fusion import Fusion, mean_weights
 from .transformer import Pool, Transformer
 
-# %% ../nbs/13_model.ipynb #c006-78e1a8
+# %% ../nbs/13_model.ipynb #s92e89b01
 FUSIONS = ('semantic', 'mean', 'concat', 'early', 'late')
 
 @dataclass
@@ -65,19 +65,21 @@ class RhythmNetConfig:
         "Time from one token to the next."
         return self.stem_stride * 2**(len(self.widths) - 1) / self.fs
 
-    def to_dict(self)->dict: # plain values for JSON
-        "The configuration as JSON can hold it."
-        return asdict(self) | {'widths': list(self.widths)}
+# %% ../nbs/13_model.ipynb #s8ea0dad1
+@patch
+def to_dict(self:RhythmNetConfig)->dict: # plain values for JSON
+    "The configuration as JSON can hold it."
+    return asdict(self) | {'widths': list(self.widths)}
 
-    @classmethod
-    def from_dict(cls,
-        d:dict, # as from to_dict
-    )->'RhythmNetConfig':
-        "The opposite of `to_dict`; an unknown key raises ValueError."
-        if bad := set(d) - {f.name for f in fields(cls)}: raise ValueError(f'unknown setting of RhythmNet: {", ".join(sorted(bad))}')
-        return cls(**d)
+@patch(cls_method=True)
+def from_dict(cls:RhythmNetConfig,
+    d:dict, # as from to_dict
+)->RhythmNetConfig:
+    "The opposite of `to_dict`; an unknown key raises ValueError."
+    if bad := set(d) - {f.name for f in fields(cls)}: raise ValueError(f'unknown setting of RhythmNet: {", ".join(sorted(bad))}')
+    return cls(**d)
 
-# %% ../nbs/13_model.ipynb #c010-1b27da
+# %% ../nbs/13_model.ipynb #s196d6738
 class RhythmNetOutput(NamedTuple):
     "What a forward pass gives."
     logits:Tensor # (batch, class)
@@ -103,54 +105,61 @@ class RhythmNet(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(dim, c.n_classes) for _ in (leads if c.fusion == 'late' else [0]))
         self.project = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, c.embedding))
 
-    def inputs(self,
-        x:dict[str, Float[Tensor, "batch _ time"]], # modality to windows, mV; a modality that is left out counts as absent
-        present:dict[str, Bool[Tensor, "batch _"]]|None=None, # False where a lead is absent; default: all are there
-    )->tuple[list[Tensor], list[Tensor]]: # scaled signals (batch, lead, time) and masks (batch, lead), in the order of the modalities
-        "Check, mask and scale. ValueError for an unknown modality or another number of leads."
-        known = ', '.join(self.config.modalities)
-        if bad := set(x) - set(self.config.modalities): raise ValueError(f'unknown modality {", ".join(sorted(bad))}: this model knows {known}')
-        if not x: raise ValueError(f'no modality given: this model knows {known}')
-        like, signals, masks = next(iter(x.values())), [], []
-        for m, n in self.config.leads.items():
-            v = x[m] if m in x else like.new_zeros(like.shape[0], n, like.shape[2])
-            if v.ndim != 3 or v.shape[1] != n: raise ValueError(f'{m}: this model was built for {n} leads, the input has shape {tuple(v.shape)}; wanted (batch, {n}, time)')
-            if v.shape[0] != like.shape[0] or v.shape[2] != like.shape[2]: raise ValueError(f'modalities differ in number or length of windows: {tuple(like.shape)} and {tuple(v.shape)}')
-            given = m in x and present is not None and m in present
-            masks.append(present[m] if given else torch.full((v.shape[0], n), m in x, dtype=torch.bool, device=v.device))
-            signals.append(self.scale[m](v, masks[-1]))
-        return signals, masks
+# %% ../nbs/13_model.ipynb #sc7d35e65
+@patch
+def inputs(self:RhythmNet,
+    x:dict[str, Float[Tensor, "batch _ time"]], # modality to windows, mV; a modality that is left out counts as absent
+    present:dict[str, Bool[Tensor, "batch _"]]|None=None, # False where a lead is absent; default: all are there
+)->tuple[list[Tensor], list[Tensor]]: # scaled signals (batch, lead, time) and masks (batch, lead), in the order of the modalities
+    "Check, mask and scale. ValueError for an unknown modality or another number of leads."
+    known = ', '.join(self.config.modalities)
+    if bad := set(x) - set(self.config.modalities): raise ValueError(f'unknown modality {", ".join(sorted(bad))}: this model knows {known}')
+    if not x: raise ValueError(f'no modality given: this model knows {known}')
+    like, signals, masks = next(iter(x.values())), [], []
+    for m, n in self.config.leads.items():
+        v = x[m] if m in x else like.new_zeros(like.shape[0], n, like.shape[2])
+        if v.ndim != 3 or v.shape[1] != n: raise ValueError(f'{m}: this model was built for {n} leads, the input has shape {tuple(v.shape)}; wanted (batch, {n}, time)')
+        if v.shape[0] != like.shape[0] or v.shape[2] != like.shape[2]: raise ValueError(f'modalities differ in number or length of windows: {tuple(like.shape)} and {tuple(v.shape)}')
+        given = m in x and present is not None and m in present
+        masks.append(present[m] if given else torch.full((v.shape[0], n), m in x, dtype=torch.bool, device=v.device))
+        signals.append(self.scale[m](v, masks[-1]))
+    return signals, masks
 
-    def tokens(self,
-        signals:list[Tensor], # from inputs
-    )->list[Float[Tensor, "batch token dim"]]: # one row a modality, or one in all for early fusion
-        "Each signal through its encoder."
-        if self.config.fusion == 'early': signals = [torch.cat(signals, 1)]
-        return [e(s) for e, s in zip(self.encoders.values(), signals)]
+@patch
+def tokens(self:RhythmNet,
+    signals:list[Tensor], # from inputs
+)->list[Float[Tensor, "batch token dim"]]: # one row a modality, or one in all for early fusion
+    "Each signal through its encoder."
+    if self.config.fusion == 'early': signals = [torch.cat(signals, 1)]
+    return [e(s) for e, s in zip(self.encoders.values(), signals)]
 
-    def forward(self,
-        x:dict[str, Float[Tensor, "batch _ time"]], # modality to windows, mV
-        present:dict[str, Bool[Tensor, "batch _"]]|None=None, # False where a lead is absent; default: all are there
-    )->RhythmNetOutput:
-        "Logits, contrastive embedding, features and the weight of each modality."
-        signals, masks = self.inputs(x, present)
-        available, z = torch.stack([p.any(1) for p in masks], 1), self.tokens(signals)
-        if self.config.fusion == 'late': features, w, logits = self._late(z, available)
-        else:
-            z, w = (z[0], mean_weights(available)) if self.fusion is None else self.fusion(z, available)
-            features = self._pooled(z)
-            logits = self.heads[0](self.drop(features))
-        return RhythmNetOutput(logits, self.project(features), features, w)
+# %% ../nbs/13_model.ipynb #s809c0e1c
+@patch
+def forward(self:RhythmNet,
+    x:dict[str, Float[Tensor, "batch _ time"]], # modality to windows, mV
+    present:dict[str, Bool[Tensor, "batch _"]]|None=None, # False where a lead is absent; default: all are there
+)->RhythmNetOutput:
+    "Logits, contrastive embedding, features and the weight of each modality."
+    signals, masks = self.inputs(x, present)
+    available, z = torch.stack([p.any(1) for p in masks], 1), self.tokens(signals)
+    if self.config.fusion == 'late': features, w, logits = self._late(z, available)
+    else:
+        z, w = (z[0], mean_weights(available)) if self.fusion is None else self.fusion(z, available)
+        features = self._pooled(z)
+        logits = self.heads[0](self.drop(features))
+    return RhythmNetOutput(logits, self.project(features), features, w)
 
-    def _pooled(self, z):
-        z = self.drop_tokens(z.transpose(1, 2)).transpose(1, 2)  # one draw a channel and window: cheap, and no token can fill in for its neighbour
-        return self.pool(self.transformer(z))
+@patch
+def _pooled(self:RhythmNet, z):
+    z = self.drop_tokens(z.transpose(1, 2)).transpose(1, 2)  # one draw a channel and window: cheap, and no token can fill in for its neighbour
+    return self.pool(self.transformer(z))
 
-    def _late(self, z, available):
-        f = self._pooled(torch.cat(z)).unflatten(0, (len(z), -1)).transpose(0, 1)  # (batch, modality, dim)
-        w = mean_weights(available)
-        logits = torch.stack([h(self.drop(f[:, m])) for m, h in enumerate(self.heads)], 1)
-        return torch.einsum('bm,bmd->bd', w.to(f.dtype), f), w, torch.einsum('bm,bmc->bc', w.to(f.dtype), logits)
+@patch
+def _late(self:RhythmNet, z, available):
+    f = self._pooled(torch.cat(z)).unflatten(0, (len(z), -1)).transpose(0, 1)  # (batch, modality, dim)
+    w = mean_weights(available)
+    logits = torch.stack([h(self.drop(f[:, m])) for m, h in enumerate(self.heads)], 1)
+    return torch.einsum('bm,bmd->bd', w.to(f.dtype), f), w, torch.einsum('bm,bmc->bc', w.to(f.dtype), logits)
 
 # %% ../nbs/13_model.ipynb #c014-033e67
 @patch

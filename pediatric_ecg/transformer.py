@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn, Tensor
 from jaxtyping import Float
 from .fusion import attention_map, lag_bias, split_heads
+from fastcore.basics import patch
 
 # %% ../nbs/12_transformer.ipynb #c008-82edec
 class Block(nn.Module):
@@ -57,7 +58,7 @@ def sinusoid(
     w = torch.exp(torch.arange(0, dim, 2, device=device, dtype=torch.float32) * (-math.log(100.) / dim))
     return torch.stack([(t*w).sin(), (t*w).cos()], -1).flatten(1)
 
-# %% ../nbs/12_transformer.ipynb #c016-cd9eb0
+# %% ../nbs/12_transformer.ipynb #s4bb014a7
 POSITIONS = ('lag', 'sinusoidal', 'learned', 'none')
 
 class Transformer(nn.Module):
@@ -94,17 +95,19 @@ class Transformer(nn.Module):
         for b in self.blocks: x = b(x, bias)
         return self.norm(x)
 
-    def attention(self,
-        x:Float[Tensor, "batch token dim"],
-    )->list[Float[Tensor, "batch heads token token"]]: # one map a block
-        "The map of each block, for pictures."
-        maps = []
-        if not len(self.blocks): return maps
-        x, bias = self._place(x)
-        for b in self.blocks:
-            maps.append(b.weights(x, bias))
-            x = b(x, bias)
-        return maps
+# %% ../nbs/12_transformer.ipynb #sb63a02c7
+@patch
+def attention(self:Transformer,
+    x:Float[Tensor, "batch token dim"],
+)->list[Float[Tensor, "batch heads token token"]]: # one map a block
+    "The map of each block, for pictures."
+    maps = []
+    if not len(self.blocks): return maps
+    x, bias = self._place(x)
+    for b in self.blocks:
+        maps.append(b.weights(x, bias))
+        x = b(x, bias)
+    return maps
 
 # %% ../nbs/12_transformer.ipynb #c026-a8ca62
 class Pool(nn.Module):
