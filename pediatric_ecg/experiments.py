@@ -8,7 +8,7 @@ __all__ = ['QUICK', 'READ', 'Protocol', 'make_folds', 'scored_labels', 'predicti
            'evaluate_run']
 
 # %% ../nbs/33_experiments.ipynb #c003-9cebef
-import hashlib, json, os, shutil, time
+import hashlib, json, shutil, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from .databases import Database, DataError, get_database
 from .evaluation import summarise
 from .run_folder import git_revision, save_examples, versions, written_aside
 from .splits import audit, evaluable, folds_hash, patient_folds, random_folds, save_folds
+from .store import write_text
 from .training import FitResult, TrainConfig, fit, predict, tensors
 from .windows import WindowStore, prepare
 
@@ -73,11 +74,13 @@ def predictions_of(store, fold, classes, p:np.ndarray, seed:int)->pd.DataFrame:
     return table.reset_index(drop=True)
 
 # %% ../nbs/33_experiments.ipynb #c014-86168b
+READ = dict(dtype={'record': str, 'subject': str, 'truth': str, 'prediction': str, 'fold': str}, keep_default_na=False, na_values=[''])
+
 def run_fold(store_path, fold, classes, config:TrainConfig, seed:int, folder:Path)->pd.DataFrame:
     "Trains on one fold and predicts its test windows, or reads the result of an earlier call from `folder`."
     done = Path(folder)/f'{fold.split}-{fold.name}.csv'
     history = done.with_suffix('.history.csv')
-    if done.exists(): return pd.read_csv(done, dtype={'subject': str, 'record': str, 'truth': str, 'prediction': str})
+    if done.exists(): return pd.read_csv(done, **READ)
     done.parent.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -89,9 +92,8 @@ def run_fold(store_path, fold, classes, config:TrainConfig, seed:int, folder:Pat
         table = predictions_of(store, fold, classes, predict(result.model, store, fold.test), seed)
     finally: torch.set_num_threads(threads)
     result.history.assign(split=fold.split, fold=fold.name, best=result.best_epoch).to_csv(history, index=False)
-    table.to_csv(done.with_suffix('.partial'), index=False)
-    os.replace(done.with_suffix('.partial'), done)
-    return pd.read_csv(done, dtype={'subject': str, 'record': str, 'truth': str, 'prediction': str})
+    write_text(done, table.to_csv(index=False).rstrip())
+    return pd.read_csv(done, **READ)
 
 # %% ../nbs/33_experiments.ipynb #c017-d1d840
 def final_fold(fold):
@@ -123,8 +125,6 @@ def cohort(store, labels:list)->list[dict]:
     return [{'label': c, 'windows': int(g.size()[c]), 'patients': int(g['subject'].nunique()[c]), 'scored': c in labels} for c in store.classes]
 
 # %% ../nbs/33_experiments.ipynb #c023-e1df81
-READ = dict(dtype={'record': str, 'subject': str, 'truth': str, 'prediction': str, 'fold': str}, keep_default_na=False, na_values=[''])
-
 def metrics_of(predictions:pd.DataFrame, # all splits
                counts:list,              # as `cohort` gives
                draws:int=2000,           # of the bootstrap
@@ -146,7 +146,7 @@ def nothing_scored(labels:list)->dict:
 def cross_validate(store:WindowStore, labels:list, folds:list, work:Path, config:TrainConfig, protocol:Protocol, n_jobs:int=-1, progress:bool=False)->pd.DataFrame:
     "Predictions of the test windows of all folds; folds run side by side, finished ones are read from `work`."
     jobs = [(f, protocol.seed + f.repeat) for f in folds]
-    parallel = joblib.Parallel(n_jobs=min(joblib.cpu_count() if n_jobs < 0 else n_jobs, len(jobs)), return_as='generator')
+    parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator')
     parts = parallel(joblib.delayed(run_fold)(store.path, f, labels, config, s, work/'folds') for f, s in jobs)
     return pd.concat(tqdm(parts, total=len(jobs), desc='folds', disable=not progress, leave=False), ignore_index=True)
 
@@ -174,7 +174,7 @@ def _train_into(work, store, config, protocol, n_jobs, quick, progress):
     audit(store.table, [replace(last, fitted=result.fitted)], allow=() if last.split == 'patient' else ('subject',))
     predictions.to_csv(work/'predictions.csv', index=False)
     metrics = metrics_of(pd.read_csv(work/'predictions.csv', **READ), cohort(store, labels), protocol.draws)
-    (work/'metrics.json').write_text(json.dumps(metrics, indent=1))
+    write_text(work/'metrics.json', json.dumps(metrics, indent=1))
     histories = [pd.read_csv(p) for p in sorted((work/'folds').glob('*.history.csv'))]
     pd.concat([*histories, result.history.assign(split='final', fold='final', best=result.best_epoch)]).to_csv(work/'history.csv', index=False)
     (work/'similarity.json').write_text(json.dumps(class_geometry(result, store, last, labels), indent=1))
@@ -231,6 +231,5 @@ def evaluate_run(run)->dict:
         if not (run/name).exists(): raise DataError(f'{run/name}: not found; give a run folder made by `run` or `train`')
     manifest = json.loads((run/'manifest.json').read_text())
     metrics = metrics_of(pd.read_csv(run/'predictions.csv', **READ), manifest['cohort'], manifest['protocol']['draws'])
-    (run/'metrics.partial').write_text(json.dumps(metrics, indent=1))
-    os.replace(run/'metrics.partial', run/'metrics.json')
+    write_text(run/'metrics.json', json.dumps(metrics, indent=1))
     return metrics

@@ -6,19 +6,19 @@
 __all__ = ['LOSSES', 'RECIPES', 'Recipe', 'settings', 'configure', 'name_of', 'experiment', 'predictions', 'results']
 
 # %% ../nbs/34_grid.ipynb #c003-00d061
-import itertools, json, os
+import itertools, json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import joblib
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from .databases import DataError
-from .evaluation import compare, summarise
-from .experiments import QUICK, READ, Protocol, make_folds, predictions_of, run_fold, scored_labels
+from .evaluation import summarise
+from .experiments import QUICK, READ, Protocol, make_folds, run_fold, scored_labels
 from .splits import folds_hash
+from .store import write_text
 from .training import TrainConfig
 from .windows import WindowStore
 
@@ -75,11 +75,10 @@ def experiment(store, # WindowStore or its folder
     _claim(out, {'folds': folds_hash(folds), 'config': asdict(recipe.config), 'labels': labels})
     cells = [(s, f) for s in settings(recipe) for f in folds]
     jobs = [(store.path, f, labels, configure(recipe.config, s), recipe.protocol.seed + f.repeat, out/name_of(s)) for s, f in cells]
-    parallel = joblib.Parallel(n_jobs=joblib.cpu_count() if n_jobs < 0 else n_jobs, return_as='generator')
+    parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator')
     for _ in tqdm(parallel(joblib.delayed(run_fold)(*j) for j in jobs), total=len(jobs), desc='cells', disable=not progress, leave=False): pass
     table = results(out, settings(recipe), recipe.splits, labels, recipe.protocol.draws)
-    table.to_csv(out/'results.partial', index=False)
-    os.replace(out/'results.partial', out/'results.csv')
+    write_text(out/'results.csv', table.to_csv(index=False).rstrip())
     return out/'results.csv'
 
 # %% ../nbs/34_grid.ipynb #c014-ff0e9b

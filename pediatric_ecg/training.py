@@ -115,7 +115,7 @@ class FitResult:
     "What training leaves behind."
     model: RhythmNet         # the chosen epoch's averaged weights, in eval mode
     objective: nn.Module     # the objective in the state of the chosen epoch (prototypes among it)
-    history: pd.DataFrame    # epoch, train_loss, valid_loss, valid_macro_f1, lr, windows_per_s, seconds
+    history: pd.DataFrame    # epoch, train_loss, valid_loss, valid_macro_f1, windows_per_s, seconds
     best_epoch: int          # counted from 0
     fitted: dict             # what was fitted on which rows, for the audit
 
@@ -163,9 +163,10 @@ def fit(store,                # WindowStore
     if not len(train): raise ValueError(f'fold {fold.name}: no training windows of {", ".join(classes)}')
     number = {c: i for i, c in enumerate(classes)}
     target = np.array([number.get(c, -1) for c in labels])
-    groups = pd.factorize(store.table['subject'].astype(str).to_numpy()[train] + '|' + labels[train])[0]
+    who = store.table['subject'].astype(str).to_numpy() + '|' + labels
+    groups, valid_groups = (pd.factorize(who[rows])[0] for rows in (train, valid))
     per_epoch = np.minimum(np.bincount(groups), config.per_group)
-    valid = valid[draw_epoch(pd.factorize(store.table['subject'].astype(str).to_numpy()[valid] + '|' + labels[valid])[0], 2*config.per_group, np.random.default_rng(seed))]
+    valid = valid[draw_epoch(valid_groups, 2*config.per_group, np.random.default_rng(seed))]
     counts = np.bincount(target[train], weights=(per_epoch/np.bincount(groups))[groups], minlength=len(classes))
     fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
     with torch.random.fork_rng(devices=[]):
@@ -185,7 +186,7 @@ def _loop(fabric, model, objective, store, train, valid, target, groups, config,
     objective, averaged = objective.to(fabric.device), copy.deepcopy(model.module) if config.ema else None
     rng, generator = np.random.default_rng(seed), torch.Generator(fabric.device).manual_seed(seed)
     augment, history, best, step = Augment(**config.augment), [], None, 0
-    per_epoch = len(draw_epoch(groups, config.per_group, np.random.default_rng(0)))
+    per_epoch = int(np.minimum(np.bincount(groups), config.per_group).sum())
     steps = config.epochs*max(1, per_epoch//config.batch_size)
     for epoch in tqdm(range(config.epochs), disable=not progress, leave=False, desc='epochs'):
         start, rows = time.perf_counter(), train[draw_epoch(groups, config.per_group, rng)]
