@@ -6,7 +6,7 @@
 __all__ = ['TrainConfig', 'draw_epoch', 'lr_at', 'make_optimizer', 'make_model', 'tensors', 'predict', 'validation_score',
            'FitResult', 'train_epoch', 'average_into', 'fit']
 
-# %% ../nbs/30_training.ipynb #c003-e380dc
+# %% ../nbs/30_training.ipynb #c003-d49589
 import copy, math, time
 from dataclasses import asdict, dataclass, field
 
@@ -21,13 +21,15 @@ from tqdm import tqdm
 from .augment import Augment
 from .model import RhythmNet, RhythmNetConfig
 from .objectives import make_objective
+from .peers import PEERS, Peer
 
-# %% ../nbs/30_training.ipynb #c006-c9d025
+# %% ../nbs/30_training.ipynb #c006-b44943
 @dataclass(frozen=True)
 class TrainConfig:
     "How a network is trained. Every value is our choice; the paper states none."
     loss: str = 'agcacl'          # a name in the objectives module
     loss_args: dict = field(default_factory=dict)  # passed on to the objective
+    network: str = 'rhythmnet'    # or a peer: 'resnet', 'inceptiontime', 'crnn', 'transformer'; 'resnet:ecg' sees that modality alone
     model: dict = field(default_factory=dict)      # changes to the default network configuration
     augment: dict = field(default_factory=dict)    # changes to the default augmentation; {'enabled': False} turns it off
     epochs: int = 20              # passes over the drawn windows
@@ -44,6 +46,9 @@ class TrainConfig:
     def __post_init__(self):
         for name, low in (('epochs', 1), ('batch_size', 2), ('per_group', 1), ('lr', 1e-12), ('clip', 1e-12)):
             if getattr(self, name) < low: raise ValueError(f'TrainConfig: {name} must be at least {low}, not {getattr(self, name)}')
+        name, colon, only = self.network.partition(':')
+        if self.network != 'rhythmnet' and (name not in PEERS or (colon and not only)):
+            raise ValueError(f"TrainConfig: network must be rhythmnet or one of {', '.join(PEERS)}, where ':ecg' may follow for one modality, not {self.network!r}")
         if not 0 <= self.ema < 1: raise ValueError(f'TrainConfig: ema must lie in [0, 1), not {self.ema}')
 
 # %% ../nbs/30_training.ipynb #c010-13817a
@@ -72,13 +77,15 @@ def make_optimizer(model:nn.Module, config:TrainConfig)->torch.optim.AdamW:
     return torch.optim.AdamW([{'params': [p for p in parameters if p.ndim >= 2], 'weight_decay': config.weight_decay},
                               {'params': [p for p in parameters if p.ndim < 2], 'weight_decay': 0.}], lr=config.lr, fused=True)
 
-# %% ../nbs/30_training.ipynb #c020-e5a0ce
+# %% ../nbs/30_training.ipynb #c020-ed4e36
 def make_model(store, # WindowStore
                classes:list, # labels, in the order of the outputs
-               config:TrainConfig)->RhythmNet:
-    "A network that fits the store's modalities, leads, rate and window."
-    return RhythmNet(RhythmNetConfig(modalities={k: list(v) for k, v in store.modalities.items()}, n_classes=len(classes),
-                                     fs=store.fs, seconds=store.seconds, **config.model))
+               config:TrainConfig)->RhythmNet|Peer:
+    "A network that fits the store's modalities, leads, rate and window. ValueError for a modality that the store lacks, ImportError with the remedy where a peer's package is missing."
+    shape = RhythmNetConfig(modalities={k: list(v) for k, v in store.modalities.items()}, n_classes=len(classes),
+                            fs=store.fs, seconds=store.seconds, **config.model)
+    name, _, only = config.network.partition(':')
+    return RhythmNet(shape) if name == 'rhythmnet' else Peer(name, shape, only or None)
 
 # %% ../nbs/30_training.ipynb #c021-bb23af
 def tensors(store, rows:np.ndarray, device='cpu')->tuple[dict, dict]:
@@ -86,9 +93,9 @@ def tensors(store, rows:np.ndarray, device='cpu')->tuple[dict, dict]:
     x, present = store.batch(rows)
     return ({k: torch.from_numpy(v).to(device) for k, v in x.items()}, {k: torch.from_numpy(v).to(device) for k, v in present.items()})
 
-# %% ../nbs/30_training.ipynb #c023-0dcbda
+# %% ../nbs/30_training.ipynb #c023-036275
 @torch.no_grad()
-def predict(model:RhythmNet,   # in any mode; evaluated in eval mode and left as it was
+def predict(model:nn.Module,   # RhythmNet or Peer, in any mode; evaluated in eval mode and left as it was
             store,             # WindowStore
             rows:np.ndarray,   # (n,) rows of the store
             batch_size:int=256,# windows at once
@@ -109,11 +116,11 @@ def validation_score(probabilities:np.ndarray, # (n, classes)
     f1 = f1_score(y, probabilities.argmax(1), labels=np.unique(y), average='macro', zero_division=0)
     return f1, float(np.log(np.maximum(probabilities[np.arange(len(y)), y], 1e-12)).mean())
 
-# %% ../nbs/30_training.ipynb #c029-2cc06b
+# %% ../nbs/30_training.ipynb #c029-101287
 @dataclass
 class FitResult:
     "What training leaves behind."
-    model: RhythmNet         # the chosen epoch's averaged weights, in eval mode
+    model: RhythmNet|Peer    # the chosen epoch's averaged weights, in eval mode
     objective: nn.Module     # the objective in the state of the chosen epoch (prototypes among it)
     history: pd.DataFrame    # epoch, train_loss, valid_loss, valid_macro_f1, windows_per_s, seconds
     best_epoch: int          # counted from 0
@@ -147,7 +154,7 @@ def average_into(averaged:nn.Module, model:nn.Module, decay:float):
         if a.is_floating_point(): a.lerp_(b.to(a.dtype), 1 - decay)
         else: a.copy_(b)
 
-# %% ../nbs/30_training.ipynb #c034-b25bc5
+# %% ../nbs/30_training.ipynb #c034-c035c9
 def fit(store,                # WindowStore
         fold,                 # splits.Fold; only its train and valid rows are read
         classes:list,         # labels, in the order of the outputs; rows with other labels are left out
@@ -178,7 +185,7 @@ def fit(store,                # WindowStore
     result.fitted = {'normaliser': train, 'class_counts': train, 'prototypes': train, 'early_stopping': valid}
     return result
 
-# %% ../nbs/30_training.ipynb #c035-ef3e29
+# %% ../nbs/30_training.ipynb #c035-22f7ce
 def _loop(fabric, model, objective, store, train, valid, target, groups, config, seed, progress):
     "Epochs of training and validation; keeps the best one."
     optimizer = make_optimizer(nn.ModuleList([model, objective]), config)

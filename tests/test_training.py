@@ -79,3 +79,21 @@ def test_every_switch_of_the_network_trains(simstore, fold, model):
     labels, f = fold
     r = fit(simstore, f, labels, replace(CONFIG, model=model, epochs=1))
     assert np.isfinite(r.history.train_loss).all()
+
+
+@pytest.mark.parametrize("network", ["resnet", "resnet:ecg", "inceptiontime:iegm", "crnn:ecg"])
+def test_peers_train_behind_the_same_call(simstore, fold, network):
+    pytest.importorskip("deepecgkit")
+    labels, f = fold
+    small = replace(CONFIG, network=network, loss="agcacl", per_group=2, epochs=1)
+    r = fit(simstore, f, labels, small)
+    assert type(r.model).__name__ == "Peer" and np.isfinite(r.history.train_loss).all()
+    assert predict(r.model, simstore, f.test[:3]).shape == (3, len(labels))
+    with pytest.raises(ValueError, match="only must be one of ecg, iegm"):
+        fit(simstore, f, labels, replace(small, network="resnet:lead1"))
+
+
+@pytest.mark.parametrize("network", ["resnext", "resnet:", "rhythmnet:ecg", ""])
+def test_an_unknown_network_is_refused_at_once(network):
+    with pytest.raises(ValueError, match="network must be rhythmnet or one of resnet"):
+        TrainConfig(network=network)
