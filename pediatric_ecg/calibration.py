@@ -4,24 +4,23 @@
 
 # %% auto #0
 __all__ = ['T_RANGE', 'ece', 'classwise_ece', 'ece_if_calibrated', 'brier', 'temper', 'fit_temperature', 'calibrate',
-           'reliability', 'plot_reliability', 'selective', 'aurc', 'choose_threshold', 'adjust', 'calibration_scores',
-           'probabilities', 'plot_selective']
+           'calibration_intervals', 'reliability', 'plot_reliability', 'selective', 'aurc', 'choose_threshold',
+           'adjust', 'calibration_scores', 'probabilities', 'plot_selective']
 
-# %% ../nbs/32_calibration.ipynb #c004-5fd9f8
+# %% ../nbs/32_calibration.ipynb #c004-e18ffa
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from scipy.stats import beta
 
 from .databases import DataError
 
-# %% ../nbs/32_calibration.ipynb #c010-0bf2a6
+# %% ../nbs/32_calibration.ipynb #c010-4d24e3
 def _check(p, y):
     p, y = np.asarray(p, dtype=float), np.asarray(y)
-    if p.ndim != 2 or y.shape != (len(p),):
-        raise DataError(f"probabilities of shape {p.shape} for {y.size} windows; give (windows, classes) and one class number a window")
+    if p.ndim != 2 or y.shape != (len(p),): raise DataError(f"probabilities of shape {p.shape} for {y.size} windows; give (windows, classes) and one class number a window")
     if not len(p): raise DataError("no window to calibrate on; the fold has no validation patients")
     if not np.isfinite(p).all() or p.min() < 0 or abs(p.sum(1) - 1).max() > 1e-3:
         raise DataError("probabilities must be finite, not negative, and sum to 1 in each window")
@@ -31,8 +30,8 @@ def _check(p, y):
 
 def _bins(score, bins): return [b for b in np.array_split(np.argsort(score, kind='stable'), bins) if len(b)]
 
-def _gap(score, hit, bins):
-    return float(sum(abs(score[b].sum() - hit[b].sum()) for b in _bins(score, bins)) / len(score))
+def _gap(score, hit, groups):
+    return float(sum(abs(score[b].sum() - hit[b].sum()) for b in groups) / len(score))
 
 def ece(p:np.ndarray, # (n, C) probabilities
         y:np.ndarray, # (n,) class numbers
@@ -40,7 +39,7 @@ def ece(p:np.ndarray, # (n, C) probabilities
     )->float: # From 0
     "Expected calibration error of the most probable class, in bins of equal mass"
     p, y = _check(p, y)
-    return _gap(p.max(1), (p.argmax(1) == y).astype(float), bins)
+    return _gap(p.max(1), (p.argmax(1) == y).astype(float), _bins(p.max(1), bins))
 
 def classwise_ece(p:np.ndarray, # (n, C) probabilities
                   y:np.ndarray, # (n,) class numbers
@@ -48,9 +47,9 @@ def classwise_ece(p:np.ndarray, # (n, C) probabilities
     )->np.ndarray: # (C,)
     "The same for each class against all others: a rare class cannot hide behind a frequent one"
     p, y = _check(p, y)
-    return np.array([_gap(p[:, k], (y == k).astype(float), bins) for k in range(p.shape[1])])
+    return np.array([_gap(p[:, k], (y == k).astype(float), _bins(p[:, k], bins)) for k in range(p.shape[1])])
 
-# %% ../nbs/32_calibration.ipynb #c013-3774b7
+# %% ../nbs/32_calibration.ipynb #c013-33912f
 def ece_if_calibrated(p:np.ndarray, # (n, C) probabilities
                       bins:int=15, # Bins of equal mass
                       draws:int=100, # Simulated label sets
@@ -58,7 +57,8 @@ def ece_if_calibrated(p:np.ndarray, # (n, C) probabilities
     )->list: # [mean, 97.5th percentile]
     "The ECE that these probabilities would show if they were true and the windows independent"
     rng, c = np.random.default_rng(seed), np.asarray(p, dtype=float).max(1)
-    e = [_gap(c, (rng.random(len(c)) < c).astype(float), bins) for _ in range(draws)]
+    groups = _bins(c, bins)
+    e = [_gap(c, (rng.random(len(c)) < c).astype(float), groups) for _ in range(draws)]
     return [float(np.mean(e)), float(np.percentile(e, 97.5))]
 
 # %% ../nbs/32_calibration.ipynb #c016-6ba461
@@ -69,25 +69,23 @@ def brier(p:np.ndarray, # (n, C) probabilities
     p, y = _check(p, y)
     return float(((p - np.eye(p.shape[1])[y])**2).sum(1).mean())
 
-# %% ../nbs/32_calibration.ipynb #c019-40c95d
+# %% ../nbs/32_calibration.ipynb #c019-35a32c
 T_RANGE = (0.05, 20.)  # the root lies at infinity when validation is separable, at zero when it is worse than chance
 
 def _logits(p): return np.log(np.maximum(np.asarray(p, dtype=float), 1e-30))
 
 def temper(p:np.ndarray, # (n, C) probabilities
-           T:float, # Temperature, > 0; above 1 less sure
+           T:float, # Temperature, > 0; above 1 less sure. One for all windows, or (n,), say that of each window's fold
     )->np.ndarray: # (n, C) probabilities; the most probable class stays
     "Probabilities at another temperature: softmax(log p / T)"
-    if not T > 0: raise DataError(f"temperature {T}; choose a number above 0")
-    return softmax(_logits(p) / T, axis=-1)
+    if not np.all(np.asarray(T) > 0): raise DataError(f"temperature {np.min(T)}; choose a number above 0")
+    return softmax(_logits(p) / np.asarray(T, dtype=float)[..., None], axis=-1)
 
 def fit_temperature(p:np.ndarray, # (n, C) probabilities of validation windows
                     y:np.ndarray, # (n,) their class numbers
     )->float: # Temperature, from 0.05 to 20
     "The temperature of least negative log-likelihood. Give it validation patients, never test."
-    p, y = _check(p, y)
-    z = _logits(p); z = z - z.max(1, keepdims=True)
-    true = z[np.arange(len(y)), y].mean()
+    p, y = _check(p, y); z = _logits(p); z = z - z.max(1, keepdims=True); true = z[np.arange(len(y)), y].mean()
     slope = lambda log_T: float((softmax(z / np.exp(log_T), axis=1) * z).sum(1).mean() - true)  # falls as T rises
     cold, hot = np.log(T_RANGE)
     if slope(cold) <= 0: return T_RANGE[0]
@@ -104,12 +102,35 @@ def calibrate(p:np.ndarray, # (N, C) probabilities of all windows of the table; 
     fold.fitted['calibration'] = np.asarray(fold.valid)
     return T, temper(np.asarray(p)[fold.test], T)
 
-# %% ../nbs/32_calibration.ipynb #c026-8b89eb
+# %% ../nbs/32_calibration.ipynb #c026-ef6264
+def _draw_patients(subject, draws, seed):
+    "Number of each window's patient, and how often each draw of the bootstrap takes each patient: (n,), (draws, patients)"
+    who = np.unique(np.asarray(subject).astype(str), return_inverse=True)[1]
+    return who, np.random.default_rng(seed).multinomial(who.max() + 1, np.full(who.max() + 1, 1 / (who.max() + 1)), size=draws)
+
+def calibration_intervals(p:np.ndarray, # (n, C) probabilities
+                          y:np.ndarray, # (n,) class numbers
+                          subject, # (n,) patients
+                          bins:int=15, # Bins of equal mass, cut once
+                          draws:int=2000, # Bootstrap draws over patients
+                          seed:int=0, # Same seed, same intervals
+    )->dict: # ece, brier → [low, high], 95 %; [None, None] with a single patient
+    "Intervals of the calibration error and of the Brier score by resampling patients"
+    p, y = _check(p, y)
+    who, m = _draw_patients(subject, draws, seed)
+    if m.shape[1] < 2: return {'ece': [None, None], 'brier': [None, None]}
+    gap, square = p.max(1) - (p.argmax(1) == y), ((p - np.eye(p.shape[1])[y])**2).sum(1)
+    each = np.array([np.bincount(who[b], gap[b], m.shape[1]) for b in _bins(p.max(1), bins)])  # (bins, patients)
+    n, point = m @ np.bincount(who), abs(each.sum(1)).sum() / len(y)
+    e = abs(m @ each.T).sum(1) / n
+    drawn = {'ece': np.maximum(e - e.mean() + point, 0), 'brier': m @ np.bincount(who, square) / n}  # the draws' own upward lean is taken off
+    return {k: [float(v) for v in np.percentile(d, [2.5, 97.5])] for k, d in drawn.items()}
+
+# %% ../nbs/32_calibration.ipynb #c029-4e562a
 def _equal_cases(p, bins):
     order = np.argsort(p, kind='stable'); total = np.cumsum(p[order])
     return [b for b in np.split(order, np.searchsorted(total, total[-1] * np.arange(1, bins) / bins)) if len(b)]
 
-# %% ../nbs/32_calibration.ipynb #c027-424e28
 def reliability(p:np.ndarray, # (n,) probability of one class
                 hit:np.ndarray, # (n,) bool, whether it was this class
                 bins:int=10, # Bins of equal numbers of expected cases
@@ -123,26 +144,25 @@ def reliability(p:np.ndarray, # (n,) probability of one class
     n, k = np.array([len(b) for b in groups]), np.array([hit[b].sum() for b in groups])
     low, high = beta.ppf([[0.025], [0.975]], k + 0.5, n - k + 0.5)
     if subject is not None:
-        who = np.unique(np.asarray(subject).astype(str), return_inverse=True)[1]
-        I = who.max() + 1
-        counts, hits = (np.array([np.bincount(who[b], w[b], I) for b in groups]) for w in (np.ones_like(hit), hit))  # (bins, patients)
-        m = np.random.default_rng(seed).multinomial(I, np.full(I, 1 / I), size=draws)
+        who, m = _draw_patients(subject, draws, seed)
+        counts, hits = (np.array([np.bincount(who[b], w[b], m.shape[1]) for b in groups]) for w in (np.ones_like(hit), hit))  # (bins, patients)
         den = m @ counts.T
         ratio = np.where(den > 0, (m @ hits.T) / np.maximum(den, 1), np.nan)
         low, high = np.nanpercentile(ratio, [2.5, 97.5], axis=0)
     return pd.DataFrame({'predicted': [p[b].mean() for b in groups], 'observed': k / n, 'low': low, 'high': high, 'windows': n})
 
-# %% ../nbs/32_calibration.ipynb #c028-ce2cc3
+# %% ../nbs/32_calibration.ipynb #c030-a3b5dc
 def plot_reliability(p:np.ndarray, # (n, C) probabilities, or name → such an array
                      y:np.ndarray, # (n,) class numbers
                      classes, # Labels
                      subject=None, # (n,) patients
                      bins:int=8, # Bins of equal numbers of expected cases
+                     cols:int=5, # Diagrams in a row, at most
+                     fig=None, # Figure to draw on; a new one by default
     )->plt.Figure: # One small diagram a class
     "Reliability diagram of each class"
-    ways, cols = (p if isinstance(p, dict) else {'': p}), min(5, len(classes))
-    lines = -(-len(classes) // cols)
-    fig, axes = plt.subplots(lines, cols, figsize=(2.3*cols, 2.5*lines), dpi=90, layout='constrained', squeeze=False, sharex=True, sharey=True)
+    ways, cols, lines = (p if isinstance(p, dict) else {'': p}), min(cols, len(classes)), -(-len(classes) // cols)
+    axes = (fig := fig or plt.figure(figsize=(2.3*cols, 2.5*lines), dpi=90, layout='constrained')).subplots(lines, cols, squeeze=False, sharex=True, sharey=True)
     for ax in axes.ravel()[len(classes):]: ax.axis('off')
     for k, (ax, c) in enumerate(zip(axes.ravel(), classes)):
         ax.plot([0, 1], [0, 1], color='0.7', lw=1)
@@ -150,21 +170,20 @@ def plot_reliability(p:np.ndarray, # (n, C) probabilities, or name → such an a
             r = reliability(q[:, k], y == k, bins, subject)
             error = np.clip([r.observed - r.low, r.high - r.observed], 0, None)
             ax.errorbar(r.predicted, r.observed, yerr=error, fmt='o-', ms=3, lw=1, capsize=2, label=name)
-        ax.set_title(f"{c} ({int((y == k).sum())})", fontsize=9)
+        ax.set_title(f"{c} ({int((y == k).sum()):,})", fontsize=9)
     axes[0, 0].set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     fig.supxlabel('predicted probability', fontsize=9); fig.supylabel('observed frequency', fontsize=9)
     if '' not in ways:
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=len(ways), fontsize=8, frameon=False)
     return fig
 
-# %% ../nbs/32_calibration.ipynb #c033-f38050
+# %% ../nbs/32_calibration.ipynb #c035-78bbcc
 def selective(p:np.ndarray, # (n, C) probabilities
               y:np.ndarray, # (n,) class numbers
     )->pd.DataFrame: # threshold, coverage, accuracy, by falling threshold; equal confidences are one row
     "Accuracy among the windows whose confidence reaches a threshold"
     p, y = _check(p, y)
-    score, hit = p.max(1), p.argmax(1) == y
-    order = np.argsort(-score, kind='stable')
+    score, hit = p.max(1), p.argmax(1) == y; order = np.argsort(-score, kind='stable')
     last = np.r_[score[order][1:] != score[order][:-1], True]  # windows of one confidence come together
     n = np.arange(1, len(y) + 1)
     s = pd.DataFrame({'threshold': score[order], 'coverage': n / len(y), 'accuracy': np.cumsum(hit[order]) / n})
@@ -185,7 +204,7 @@ def choose_threshold(p:np.ndarray, # (n, C) probabilities of validation windows
     s = selective(p, y); good = s[s.accuracy >= accuracy]
     return float(good.threshold.iloc[-1]) if len(good) else float('inf')
 
-# %% ../nbs/32_calibration.ipynb #c036-b9690b
+# %% ../nbs/32_calibration.ipynb #c038-b9690b
 def adjust(p:np.ndarray, # (n, C) probabilities
            prior:np.ndarray, # (C,) class frequencies that p contains
            target:np.ndarray|None=None, # (C,) class frequencies wanted; equal by default
@@ -197,7 +216,7 @@ def adjust(p:np.ndarray, # (n, C) probabilities
     target = np.full(len(prior), 1/len(prior)) if target is None else np.asarray(target, dtype=float)
     return softmax(_logits(p) + tau*(np.log(target) - np.log(prior)), axis=-1)
 
-# %% ../nbs/32_calibration.ipynb #c037-43e0fa
+# %% ../nbs/32_calibration.ipynb #c039-9cdc61
 def calibration_scores(p:np.ndarray, # (n, C) probabilities
                        y:np.ndarray, # (n,) class numbers
                        bins:int=15, # Bins of equal mass
@@ -212,14 +231,12 @@ def probabilities(predictions:pd.DataFrame, # truth and p_ columns
                   classes, # Labels, in the order of the columns wanted
     )->tuple: # (n, C) probabilities, (n,) class numbers
     "Arrays for this module from a table of predictions"
-    lacking = [f"p_{c}" for c in classes if f"p_{c}" not in predictions]
-    if lacking: raise DataError(f"the predictions lack the column {lacking[0]}; evaluate with these classes")
+    if lacking := [f"p_{c}" for c in classes if f"p_{c}" not in predictions]: raise DataError(f"the predictions lack the column {lacking[0]}; evaluate with these classes")
     y = pd.Index([str(c) for c in classes]).get_indexer(predictions['truth'].astype(str))
-    if (y < 0).any():
-        raise DataError(f"true rhythm {predictions['truth'].to_numpy()[y < 0][0]} is none of the classes; filter the predictions first")
+    if (y < 0).any(): raise DataError(f"true rhythm {predictions['truth'].to_numpy()[y < 0][0]} is none of the classes; filter the predictions first")
     return predictions[[f"p_{c}" for c in classes]].to_numpy(dtype=float), y
 
-# %% ../nbs/32_calibration.ipynb #c041-573b12
+# %% ../nbs/32_calibration.ipynb #c044-573b12
 def plot_selective(ways:dict, # Name → (probabilities, class numbers)
                    ax=None, # Axes; a new figure by default
     )->plt.Axes: # Accuracy against coverage

@@ -14,6 +14,7 @@ from pediatric_ecg.calibration import (
     aurc,
     brier,
     calibrate,
+    calibration_intervals,
     calibration_scores,
     choose_threshold,
     classwise_ece,
@@ -105,6 +106,27 @@ def test_brier_is_twice_the_binary_score():
     assert brier(np.eye(4)[y % 4], y % 4) == 0 and brier(np.eye(2)[[0]], np.array([1])) == 2
 
 
+def test_temperature_of_each_window():
+    p, y = draw(60)
+    T = np.repeat([0.5, 1.0, 3.0], 20)
+    assert temper(p, T) == pytest.approx(np.concatenate([temper(p[T == t], t) for t in (0.5, 1.0, 3.0)]))
+    assert temper(p, np.ones(60)) == pytest.approx(p)
+    with pytest.raises(DataError, match="above 0"):
+        temper(p, np.where(np.arange(60) == 7, 0, T))
+
+
+def test_intervals_are_over_patients():
+    p, y = draw(1200)
+    who = np.repeat(np.arange(12), 100)
+    out = calibration_intervals(p, y, who, draws=500)
+    again = calibration_intervals(np.tile(p, (3, 1)), np.tile(y, 3), np.tile(who, 3), draws=500)
+    assert out["ece"][0] <= ece(p, y) <= out["ece"][1] and out["brier"][0] < brier(p, y) < out["brier"][1]
+    assert again["brier"] == pytest.approx(out["brier"]), "windows judged three times are not three times the patients"
+    assert calibration_intervals(p, y, np.zeros(1200)) == {"ece": [None, None], "brier": [None, None]}
+    loop = [brier(*(np.concatenate([a[who == w] for w in np.random.default_rng(s).integers(0, 12, 12)]) for a in (p, y))) for s in range(300)]
+    assert out["brier"] == pytest.approx(np.percentile(loop, [2.5, 97.5]).tolist(), abs=0.01), "a plain loop over draws"
+
+
 @pytest.mark.parametrize("cluster", [False, True])
 def test_reliability(cluster):
     p, y = draw(4000)
@@ -192,3 +214,5 @@ def test_pictures():
     assert len([a for a in fig.axes if a.get_title()]) == 4
     plot_selective({"a": (p, y)})
     plt.close("all")
+    own = plt.Figure()
+    assert plot_reliability(p, y, list("ABCD"), cols=3, fig=own) is own and len(own.axes) == 6 and not plt.get_fignums()
