@@ -226,7 +226,8 @@ def _prepare(w, folder, paths, how, n_jobs, progress):
                                 'choose another folder, or delete this one')
         return
     w.begin()
-    known = subjects(folder, database).set_index('record').subject
+    people = subjects(folder, database)
+    known = people.set_index('record').subject
     infos = {i: info for i, (r, p) in enumerate(paths.items()) if (info := w.done(i)) and info['sources'] == _sources(p, database)}
     todo = [i for i in range(len(paths)) if i not in infos]
     names, size = list(paths), {i: (h := read_header(p)).n_samples*len(h.leads) for i, p in enumerate(paths.values())}
@@ -249,6 +250,7 @@ def _prepare(w, folder, paths, how, n_jobs, progress):
         'error_bound': _BOUND[dtype], 'subjects': len({i['subject'] for i in infos if i['windows']}),
         'excluded': {k: sum(i['excluded'][k] for i in infos) for k in infos[0]['excluded']},
         'seconds_total': {k: round(sum(i['seconds'][k] for i in infos), 3) for k in ('record', 'labelled', 'of the grouping')},
+        'patients': json.loads(people.drop_duplicates('subject')[['subject', 'age', 'gender', 'group']].to_json(orient='records')),
         'versions': versions(), 'records': infos}
     if not held: raise DataError(f'{folder}: no window of {seconds:g} s in any record; choose shorter windows or another grouping')
     w.finish(len(paths), {m: (len(s), T) for m, s in slots.items()}, manifest)
