@@ -151,7 +151,7 @@ def reliability(p:np.ndarray, # (n,) probability of one class
         low, high = np.nanpercentile(ratio, [2.5, 97.5], axis=0)
     return pd.DataFrame({'predicted': [p[b].mean() for b in groups], 'observed': k / n, 'low': low, 'high': high, 'windows': n})
 
-# %% ../nbs/32_calibration.ipynb #c030-a3b5dc
+# %% ../nbs/32_calibration.ipynb #c030-054395
 def plot_reliability(p:np.ndarray, # (n, C) probabilities, or name → such an array
                      y:np.ndarray, # (n,) class numbers
                      classes, # Labels
@@ -164,12 +164,12 @@ def plot_reliability(p:np.ndarray, # (n, C) probabilities, or name → such an a
     ways, cols, lines = (p if isinstance(p, dict) else {'': p}), min(cols, len(classes)), -(-len(classes) // cols)
     axes = (fig := fig or plt.figure(figsize=(2.3*cols, 2.5*lines), dpi=90, layout='constrained')).subplots(lines, cols, squeeze=False, sharex=True, sharey=True)
     for ax in axes.ravel()[len(classes):]: ax.axis('off')
+    for ax in axes.ravel()[max(len(classes) - cols, 0):len(classes)]: ax.tick_params(labelbottom=True)
     for k, (ax, c) in enumerate(zip(axes.ravel(), classes)):
         ax.plot([0, 1], [0, 1], color='0.7', lw=1)
         for name, q in ways.items():
             r = reliability(q[:, k], y == k, bins, subject)
-            error = np.clip([r.observed - r.low, r.high - r.observed], 0, None)
-            ax.errorbar(r.predicted, r.observed, yerr=error, fmt='o-', ms=3, lw=1, capsize=2, label=name)
+            ax.errorbar(r.predicted, r.observed, yerr=np.clip([r.observed - r.low, r.high - r.observed], 0, None), fmt='o-', ms=3, lw=1, capsize=2, label=name)
         ax.set_title(f"{c} ({int((y == k).sum()):,})", fontsize=9)
     axes[0, 0].set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     fig.supxlabel('predicted probability', fontsize=9); fig.supylabel('observed frequency', fontsize=9)

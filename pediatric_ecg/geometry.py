@@ -111,7 +111,7 @@ class GeometryLog:
         self.rows.append({'epoch': epoch} | diagnose(self.class_counts, z, y, self.agcacl))
         return self.rows[-1]
 
-# %% ../nbs/23_geometry.ipynb #c025-bd7e28
+# %% ../nbs/23_geometry.ipynb #c025-bd9d19
 def plot_similarity(
     S, # Cosines between classes, (C, C)
     classes=None, # Their names
@@ -131,7 +131,7 @@ def plot_similarity(
     bar.ax.set_yticklabels(['−1', f'{t:.2f}\nsimplex'.replace('-', '−'), '0.5', '1'])
     if numbers:
         for (i, j), s in np.ndenumerate(S):
-            if np.isfinite(s): ax.text(j, i, f'{s:.2f}'.replace('-', '−'), ha='center', va='center', color='w' if abs(image.norm(s) - .5) > .36 else '.15', fontsize=7 if len(S) < 9 else 6)
+            if np.isfinite(s): ax.text(j, i, f'{s:.2f}'.replace('-', '−'), ha='center', va='center', color='w' if abs(image.norm(s) - .5) > .3 else '.15', fontsize=7 if len(S) < 9 else 6)
     names = list(classes) if classes is not None else [str(c) for c in range(len(S))]
     ax.set(xticks=range(len(S)), yticks=range(len(S)), title=title, facecolor='.92')
     turn = dict(rotation=45, ha='right') if max(map(len, names)) > 2 else {}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from .evaluation import summarise
 
-# %% ../nbs/42a_report_example.ipynb #c006-7b7322
+# %% ../nbs/42a_report_example.ipynb #c006-203e67
 def made_up_predictions(labels:list, # class labels
                         seed:int=0, # seed of the generator
                         patients:int=12, # invented patients
@@ -31,18 +31,21 @@ def made_up_predictions(labels:list, # class labels
             prob = np.exp(logit) / np.exp(logit).sum(1, keepdims=True)
             frame = pd.DataFrame({"split": split, "repeat": 0, "fold": p % 3, "seed": seed, "window": 1000 * p + np.arange(n), "record": f"m{p:02d}", "subject": f"{p:02d}",
                                   "start": 1954 * np.arange(n), "end": 1954 * np.arange(1, n + 1), "truth": np.array(labels)[truth], "prediction": np.array(labels)[prob.argmax(1)]})
-            rows.append(frame.assign(**{f"p_{l}": prob[:, j].round(6) for j, l in enumerate(labels)}))
+            rows.append(frame.assign(**{f"p_{l}": prob[:, j].round(6) for j, l in enumerate(labels)}, temperature=.6 + .1 * (p % 3)))
     return pd.concat(rows, ignore_index=True)
 
-# %% ../nbs/42a_report_example.ipynb #c009-318fea
+# %% ../nbs/42a_report_example.ipynb #c012-7ac541
 def made_up_history(seed:int=0, # seed of the generator
                     epochs:int=12, # of each invented fold
                    )->pd.DataFrame: # as history.csv
-    "Training curves of no training at all."
+    "Training curves of no training at all, with the geometry of no classes."
     rng, e = np.random.default_rng(seed), np.arange(epochs)
     def one(split, fold, floor):
         down = floor + 1.4 * np.exp(-e / 3)
-        return pd.DataFrame({"split": split, "fold": fold, "epoch": e, "train_loss": down, "valid_loss": down + .1 + .03 * rng.random(epochs),
+        near = floor + .8 * np.exp(-e / 4) + .05 * rng.random(epochs)
+        shape = {"mean": -.25 + .1 * near, "largest": -.25 + near, "gap": near, "target": -.25, "rank": 4 - near, "rank_target": 4., "minority": -.25 + .8 * near,
+                 "within": .5 * near, "within_rare": .6 * near, "between": 1.2, "ratio": .5 * near / 1.2}
+        return pd.DataFrame(shape | {"split": split, "fold": fold, "epoch": e, "best": epochs - 1, "train_loss": down, "valid_loss": down + .1 + .03 * rng.random(epochs),
                              "valid_macro_f1": (1 - floor) * (1 - np.exp(-(e + 1) / 4)) + .02 * rng.random(epochs), "seconds": .5})
     return pd.concat([one(s, f, floor + .05 * f) for s, floor in (("random", .1), ("patient", .4)) for f in range(3)], ignore_index=True)
 
@@ -67,7 +70,7 @@ def made_up_windows(labels:list, # class labels
         out[f"present_{name}"] = np.ones((n, len(names)), bool)
     return out
 
-# %% ../nbs/42a_report_example.ipynb #c012-27d57d
+# %% ../nbs/42a_report_example.ipynb #c015-ea6d78
 def made_up_run(folder:str|Path, # to write into
                 seed:int=0, # seed of the generator
                )->Path: # the folder
@@ -83,7 +86,7 @@ def made_up_run(folder:str|Path, # to write into
     S = np.where(np.eye(len(labels)) > 0, 1, -1 / (len(labels) - 1)); S[3, 4] = S[4, 3] = .4
     files = {"metrics": {s: summarise(d, labels + ["AFL"], not_evaluable=["AFL"], draws=500) for s, d in predictions.groupby("split")},
              "similarity": {"classes": labels, "S": S.tolist(), "phi": [1.] * 5, "psi": S.tolist(), "target": -1 / (len(labels) - 1), "seen": [True] * 5},
-             "config": {"classes": labels, "model": {}, "train": {}, "database": {"fs": 977.}}, "manifest": _manifest(predictions, leads, cohort, seed)}
+             "config": {"classes": labels, "model": {}, "train": {}, "temperature": 0.7, "database": {"fs": 977.}}, "manifest": _manifest(predictions, leads, cohort, seed)}
     for name, content in files.items(): (folder / f"{name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     return folder
 

@@ -6,15 +6,16 @@
 __all__ = ['LOOK', 'COLOURS', 'NAMES', 'METRICS', 'MODALITIES', 'png', 'data_uri', 'forest', 'per_patient', 'patients_bars',
            'confusion', 'confusion_map', 'similarity_map', 'curves', 'slot_name', 'window_plot', 'overview']
 
-# %% ../nbs/42b_report_figures.ipynb #c003-19c32a
+# %% ../nbs/42b_report_figures.ipynb #c003-f00605
 import base64
 import io
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
-from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+
+from .geometry import plot_similarity
 
 # %% ../nbs/42b_report_figures.ipynb #c006-22c2bd
 LOOK = {"font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
@@ -89,7 +90,7 @@ def patients_bars(predictions:pd.DataFrame, # predictions of one split
     ax.set(ylim=(0, 100), xlim=(-.7, len(t) - .3), ylabel="windows named rightly, %", xlabel="patient (red: fewer than half)")
     return fig
 
-# %% ../nbs/42b_report_figures.ipynb #c018-f734e3
+# %% ../nbs/42b_report_figures.ipynb #c018-1a460f
 def confusion(predictions:pd.DataFrame, # truth and prediction columns
               classes:list, # class labels in order
              )->np.ndarray: # (C, C) counts, rows are the truth
@@ -101,11 +102,11 @@ def confusion(predictions:pd.DataFrame, # truth and prediction columns
     np.add.at(out, (t.to_numpy(int), p.to_numpy(int)), 1)
     return out
 
-def _heat(matrix, classes, text, colour, size=None):
+def _heat(matrix, classes, text, colour):
     "Heat map with a text in each cell; white on dark cells."
     C = len(classes)
-    side = size or min(max(3.1, (.6 if C < 7 else .48) * C + 1.1), 7)
-    fig, ax = _axes(side, side * (.93 if size is None else .82))
+    side = min(max(3.1, (.6 if C < 7 else .48) * C + 1.1), 7)
+    fig, ax = _axes(side, .93 * side)
     ax.spines[:].set_visible(False); ax.tick_params(length=0)
     im = ax.imshow(matrix, **colour)
     for i in range(C):
@@ -128,23 +129,18 @@ def confusion_map(predictions:pd.DataFrame, # predictions of one split
     ax.set(xlabel="the network's answer", ylabel="the truth")
     return fig
 
-# %% ../nbs/42b_report_figures.ipynb #c022-e30170
+# %% ../nbs/42b_report_figures.ipynb #c022-e65b13
 @rc_context(LOOK)
 def similarity_map(S:np.ndarray, # (C, C) cosines of the prototypes
                    classes:list, # class labels in order
                    seen=None, # (C,) false where a class has no prototype yet
                   )->Figure: # heat map, white at the simplex value
-    "Class-similarity matrix; the simplex value −1/(C−1) is white and marked on the bar."
-    S, C = np.array(S, float), len(classes)
-    if seen is not None: S[~np.asarray(seen, bool)] = np.nan; S[:, ~np.asarray(seen, bool)] = np.nan
-    t = -1 / max(C - 1, 1)
-    norm = TwoSlopeNorm(vcenter=max(t, -.999), vmin=-1, vmax=1)
-    def text(i, j): return "–" if not np.isfinite(S[i, j]) else f"{S[i, j]:.2f}".replace("-", "−")
-    fig, ax, im = _heat(S, classes, text, dict(cmap="RdBu_r", norm=norm), size=min(max(3.4, (.62 if C < 7 else .5) * C + 1.3), 7))
-    bar = fig.colorbar(im, ax=ax, shrink=.75, pad=.02, ticks=[-1, t, .5, 1])
-    bar.ax.set_yticklabels(["−1", f"{t:.2f}\nsimplex".replace("-", "−"), "0.5", "1"], fontsize=7.5)
-    bar.ax.axhline(t, color="black", lw=1.6)
-    bar.set_label("cosine of two class prototypes"); bar.outline.set_visible(False)
+    "Class-similarity matrix of the geometry notebook; the simplex value −1/(C−1) is white and marked on the bar."
+    side = min(max(3.4, (.62 if len(classes) < 7 else .5) * len(classes) + 1.3), 7)
+    fig, ax = _axes(side, .82 * side)
+    plot_similarity(np.array(S, float), classes, seen, ax, title="", numbers=True)
+    ax.spines[:].set_visible(False); ax.tick_params(length=0)
+    fig.axes[1].set_ylabel("cosine of two classes")
     return fig
 
 # %% ../nbs/42b_report_figures.ipynb #c026-5f4c5d
@@ -167,7 +163,7 @@ def curves(history:pd.DataFrame, # split, fold, epoch, train_loss, valid_loss, v
     if right.get_legend_handles_labels()[0]: fig.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/42b_report_figures.ipynb #c030-adc0cb
+# %% ../nbs/42b_report_figures.ipynb #c030-092c23
 def _gain(x, present):
     "Millivolts between two stacked leads: covers the usual swing of the liveliest leads without letting one artefact shrink the rest."
     if len(x) <= 2: return max([float(np.ptp(lead)) for lead, on in zip(x, present) if on] + [.05])       # room enough for every peak
@@ -197,7 +193,7 @@ def _stack(ax, x, present, fs, names, title):
     ax.grid(which="both", axis="x", color="#f0c9c4", lw=.6); ax.tick_params(which="minor", length=0)
     ax.spines["left"].set_visible(False); ax.tick_params(axis="y", length=0)
 
-# %% ../nbs/42b_report_figures.ipynb #c030-s1-7eb1f5
+# %% ../nbs/42b_report_figures.ipynb #c031-7eb1f5
 @rc_context(LOOK)
 def window_plot(signals:dict, # modality → (leads, T), mV
                 present:dict, # modality → (leads,) bool
@@ -215,7 +211,7 @@ def window_plot(signals:dict, # modality → (leads, T), mV
 
 MODALITIES = {"ecg": "surface ECG", "iegm": "intracardiac electrograms", "lead1": "first surface lead", "lead2": "second surface lead"}
 
-# %% ../nbs/42b_report_figures.ipynb #c035-67beb6
+# %% ../nbs/42b_report_figures.ipynb #c036-67beb6
 @rc_context(LOOK)
 def overview(segments:pd.DataFrame, # start_s, end_s, rhythm ('' where unusable), probability
              title:str="", # above the figure

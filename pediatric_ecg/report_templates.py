@@ -22,7 +22,7 @@ def between(interval, # [low, high], fractions; None where unknown
     "An interval in per cent."
     return "–" if interval is None or None in list(interval) else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
 
-# %% ../nbs/42c_report_templates.ipynb #c009-9d909a
+# %% ../nbs/42c_report_templates.ipynb #c009-956cda
 CSS = """
 :root { color-scheme: light; --blue:#1f5c99; --orange:#c4701f; --line:#d9dde2; --soft:#f5f7f9; --ink:#1c2430; --grey:#5a6572 }
 * { box-sizing: border-box }
@@ -39,7 +39,7 @@ h3 { font-size: 1rem; margin: .2rem 0 .4rem } p { margin: .5rem 0; max-width: 46
 figure { margin: .4rem 0; min-width: 0 } figure img { display: block; max-width: 100%; height: auto }
 .scroll { overflow-x: auto; max-width: 100% } table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; color: var(--grey); font-size: .9rem; padding-bottom: .3rem } th, td { padding: .32rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
-th { font-weight: 600; vertical-align: bottom } th[scope=row], td.text, th.text { text-align: left } td.wrap { white-space: normal; overflow-wrap: anywhere } td.none { color: var(--grey); text-align: left }
+th { font-weight: 600; vertical-align: bottom } th[scope=row], td.text, th.text { text-align: left } tbody th, td { vertical-align: top } td.wrap { white-space: normal; overflow-wrap: anywhere } td.none { color: var(--grey); text-align: left } summary { cursor: pointer; max-width: 46rem; margin: .5rem 0 } .tripod { max-width: 60rem } .tripod td:nth-child(2) { overflow-wrap: normal } .card tbody th, .card thead th { white-space: normal } .card .name { white-space: nowrap }
 .card table { width: 100% } th.over { text-align: center; border-left: 1px solid var(--line); border-right: 1px solid var(--line) } .big td, .big th { font-weight: 700 } .name { color: var(--grey); font-weight: 400; white-space: normal; display: block; max-width: 15rem; line-height: 1.3; font-size: .9em }
 dl { display: grid; grid-template-columns: minmax(8rem, 13rem) 1fr; gap: .3rem 1rem; font-size: .95rem } dt { font-weight: 600 } dd { margin: 0; overflow-wrap: anywhere }
 .right { color: #1d6b35; font-weight: 600 } .wrong { color: #a3322a; font-weight: 600 } .warn { border-left: 4px solid #c4701f; background: #fff8ef; padding: .5rem .9rem; max-width: 46rem }
@@ -172,7 +172,7 @@ FRAGMENTS["report.html"] = """<!DOCTYPE html>
 </main></body></html>
 """
 
-# %% ../nbs/42c_report_templates.ipynb #c029-3181d8
+# %% ../nbs/42c_report_templates.ipynb #c029-075241
 FRAGMENTS["card.md"] = """# Model card: {{ title }}
 
 {{ summary|join(' ') }}
@@ -200,7 +200,7 @@ FRAGMENTS["card.md"] = """# Model card: {{ title }}
 
 """
 
-# %% ../nbs/42c_report_templates.ipynb #c029-s1-e186e8
+# %% ../nbs/42c_report_templates.ipynb #c030-e186e8
 FRAGMENTS["card_results.md"] = """## Results
 
 | figure |{% for s in splits %} {{ heads[s]|join(' ') }} |{% endfor %}
@@ -230,7 +230,7 @@ Intervals: 95 %, bootstrap over patients. Macro: mean over the rhythms scored.
 
 """
 
-# %% ../nbs/42c_report_templates.ipynb #c030-e726a1
+# %% ../nbs/42c_report_templates.ipynb #c031-e726a1
 FRAGMENTS["card_made.md"] = """## How it was made
 
 {% for name, value in made %}- **{{ name }}:** {{ value }}

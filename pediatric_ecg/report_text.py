@@ -18,7 +18,7 @@ from . import report_figures as figures
 from .databases import DataError
 from .report_templates import percent
 
-# %% ../nbs/42d_report_text.ipynb #c006-cd286f
+# %% ../nbs/42d_report_text.ipynb #c006-1c912b
 @dataclass
 class Run:
     "What a run folder holds, read once."
@@ -42,7 +42,7 @@ class Run:
         "The splits that were scored."
         return [s for s in ("random", "patient") if self.metrics.get(s, {}).get("top1") is not None]
 
-# %% ../nbs/42d_report_text.ipynb #c006-s1-94bb60
+# %% ../nbs/42d_report_text.ipynb #c007-faed99
 def _json(path, needed=False):
     "A JSON file of the run folder, {} where it is absent and not needed."
     if not path.exists():
@@ -60,12 +60,12 @@ def load_run(folder:str|Path, # a run folder
     table = folder / "predictions.csv"
     if not table.exists(): raise DataError(f"{table}: missing, so this is not a finished run folder; run 'pediatric-ecg evaluate {folder}'")
     text = {c: str for c in ("split", "record", "subject", "truth", "prediction", "rhythm")}
-    predictions = pd.read_csv(table, dtype=text, keep_default_na=False, na_values={c: [""] for c in ("repeat", "seed")})
+    predictions = pd.read_csv(table, dtype=text, keep_default_na=False, na_values=[""])
     history = pd.read_csv(folder / "history.csv") if (folder / "history.csv").exists() else None
     examples = dict(np.load(folder / "examples.npz", allow_pickle=False)) if (folder / "examples.npz").exists() else {}
     return Run(folder, metrics, manifest, predictions, _json(folder / "config.json"), _json(folder / "similarity.json"), history, examples)
 
-# %% ../nbs/42d_report_text.ipynb #c009-1ea976
+# %% ../nbs/42d_report_text.ipynb #c010-1ea976
 def rhythm_name(label:str, # class label
                 config:dict, # config.json: its database spec names the markers
                 grouping:str="default", # grouping of the run
@@ -82,7 +82,7 @@ def not_evaluable(metrics:dict, # one split of metrics.json
     "Classes that have too few patients for a number."
     return [c for c, v in metrics.get("per_class", {}).items() if isinstance(v, str)]
 
-# %% ../nbs/42d_report_text.ipynb #c012-f6fd28
+# %% ../nbs/42d_report_text.ipynb #c013-f6fd28
 def floor(predictions:pd.DataFrame, # predictions of one split
           skip=(), # classes not evaluable
          )->dict: # answer, top1, macro_f1
@@ -92,7 +92,7 @@ def floor(predictions:pd.DataFrame, # predictions of one split
     p = float(share.iloc[0])
     return {"answer": share.index[0], "top1": p, "macro_f1": 2 * p / (1 + p) / len(share)}
 
-# %% ../nbs/42d_report_text.ipynb #c015-7d722d
+# %% ../nbs/42d_report_text.ipynb #c016-8c08e4
 def count(n:int, # how many
           one:str, # of what
          )->str: # '1 patient', '1,200 windows'
@@ -105,7 +105,7 @@ def sizes(m:dict, # one split of metrics.json
     scored = m.get("n_classes") or len([v for v in m.get("per_class", {}).values() if not isinstance(v, str)])
     return f"{count(m.get('n_windows', 0), 'window')}, {count(m.get('n_patients', 0), 'patient')}, {count(scored, 'rhythm')}"
 
-# %% ../nbs/42d_report_text.ipynb #c015-s1-b37060
+# %% ../nbs/42d_report_text.ipynb #c017-b37060
 def summary(run:Run, # a run
            )->list: # sentences
     "What was found, in plain sentences."
@@ -135,7 +135,7 @@ def scored(run:Run, # a run
     d = run.predictions[run.predictions.split == split]
     return d[~d.truth.isin(not_evaluable(run.metrics.get(split, {})))]
 
-# %% ../nbs/42d_report_text.ipynb #c018-076789
+# %% ../nbs/42d_report_text.ipynb #c020-076789
 HEADS = {"random": ("random windows", "(leaky reference)"), "patient": ("patient-wise", "(the honest one)")}
 
 def text_table(metrics:dict, # metrics.json
@@ -156,7 +156,7 @@ def text_table(metrics:dict, # metrics.json
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, width)).rstrip() for r in rows]
     return "\n".join(lines + ["", "w windows, p patients; above: 95 % interval, bootstrap over patients"])
 
-# %% ../nbs/42d_report_text.ipynb #c020-11da87
+# %% ../nbs/42d_report_text.ipynb #c022-213f3e
 def plain(value, # anything JSON can hold
          )->str: # text
     "A value of the manifest in words."
@@ -176,7 +176,7 @@ def filters(pre:dict, # Preprocess as a dict
 
 def _minutes(seconds): return f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
-# %% ../nbs/42d_report_text.ipynb #c020-s1-68bf48
+# %% ../nbs/42d_report_text.ipynb #c023-2d92e1
 def made_how(run:Run, # a run
             )->list: # (name, text)
     "How the run was made, from manifest and config; what is not recorded is left out."
@@ -205,10 +205,10 @@ def limits(run:Run, # a run
     if m.get("windows", {}).get("label", "marker") == "marker":
         known = " (in the Leipzig database, 28 % of the AVRT beats lie outside segments marked AVRT)" if m.get("database", {}).get("name") == "leipzig" else ""
         out.append(f"Labels follow the rhythm markers. Markers and beats can disagree{known}, so part of the errors are errors of the labels.")
-    out.append("One window is judged at a time, without the minutes before it, without pacing manoeuvres and without clinical context; probabilities are not promises unless a calibration is reported.")
+    out.append("One window is judged at a time, without the minutes before it, without pacing manoeuvres and without clinical context; how far its probabilities can be trusted is measured above, for these patients only.")
     return out
 
-# %% ../nbs/42d_report_text.ipynb #c022-0250ef
+# %% ../nbs/42d_report_text.ipynb #c025-0250ef
 def title(run:Run, # a run
          )->str: # one line
     "What was run on what; says 'simulated' or 'real'."

@@ -3,15 +3,21 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from pediatric_ecg.calibration import brier, ece, temper
 from pediatric_ecg.databases import DataError
 from pediatric_ecg.report import build_report
 from pediatric_ecg.report_example import made_up_run
 from pediatric_ecg.report_text import load_run, percent, summary, text_table
+from pediatric_ecg.report_tripod import tripod
+from pediatric_ecg.report_trust import sayings, trust, trust_table
 
-SECTIONS = ["Two results, side by side", "Rhythm by rhythm", "What is mistaken for what", "Which rhythms the network holds alike",
-            "Example windows", "How it learned", "The cohort", "How it was made", "Limits"]
+TRUST, ALIKE, APART = "Can the probabilities be trusted?", "Which rhythms the network holds alike", "How the rhythms moved apart"
+SECTIONS = ["Two results, side by side", "Rhythm by rhythm", "What is mistaken for what", TRUST, ALIKE, APART,
+            "Example windows", "How it learned", "The cohort", "How it was made", "Limits", "TRIPOD+AI"]
 
 
 class Page(HTMLParser):
@@ -112,8 +118,8 @@ def test_notes_and_limits_are_shown(made_up):
 def test_a_missing_part_leaves_its_section_out(made_up, missing):
     (made_up / missing).unlink()
     page = Page(build_report(made_up).read_text())
-    gone = {"history.csv": "How it learned", "similarity.json": SECTIONS[3], "examples.npz": "Example windows", "config.json": None}[missing]
-    assert page.headings == [s for s in SECTIONS if s != gone]
+    gone = {"history.csv": ["How it learned", APART], "similarity.json": [ALIKE], "examples.npz": ["Example windows"], "config.json": []}[missing]
+    assert page.headings == [s for s in SECTIONS if s not in gone]
 
 
 @pytest.mark.parametrize("missing", ["metrics.json", "predictions.csv", "manifest.json"])
@@ -152,3 +158,83 @@ def test_summary_follows_the_sign(made_up):
 def test_one_patient_has_no_interval(made_up):
     change(made_up, "metrics", lambda m: [v["ci95"].update({k: [None, None] for k in v["ci95"]}) for v in m.values()])
     assert "–" in Page(build_report(made_up).read_text()).text
+
+
+def test_calibration_is_that_of_the_predictions(made_up):
+    table = pd.read_csv(made_up / "predictions.csv", dtype={"subject": str})
+    text = re.sub(r"\s+", " ", " ".join(Page(build_report(made_up).read_text()).text))
+    card = (made_up / "model_card.md").read_text()
+    for split, d in table.groupby("split"):
+        labels = [c for c in d if c.startswith("p_")]
+        p, y = d[labels].to_numpy(), np.array([labels.index(f"p_{t}") for t in d.truth])
+        for q in (p, temper(p, d.temperature.to_numpy())):
+            q = q / q.sum(1, keepdims=True)
+            assert percent(ece(q, y)) in text and f"{brier(q, y):.3f}" in text
+            assert percent(ece(q, y)) in card and f"{brier(q, y):.3f}" in card
+    assert "## Calibration" in card and "its temperature" in card
+
+
+def test_a_run_without_temperatures_shows_what_it_has(made_up):
+    path = made_up / "predictions.csv"
+    pd.read_csv(path).drop(columns="temperature").to_csv(path, index=False)
+    html = build_report(made_up).read_text()
+    assert "No temperature was fitted in this run" in html and "With temperature" not in html
+    assert Page(html).headings == SECTIONS
+
+
+def test_temperatures_of_one_are_no_temperatures(made_up):
+    path = made_up / "predictions.csv"
+    pd.read_csv(path).assign(temperature=1.0).to_csv(path, index=False)
+    assert "no validation patients to spare" in build_report(made_up).read_text()
+
+
+@pytest.mark.parametrize("edit", ["drop", "empty"])
+def test_predictions_without_probabilities_have_no_calibration(made_up, edit):
+    path = made_up / "predictions.csv"
+    d = pd.read_csv(path)
+    p = [c for c in d if c.startswith("p_")]
+    (d.drop(columns=p) if edit == "drop" else d.assign(**dict.fromkeys(p, np.nan))).to_csv(path, index=False)
+    page = Page(build_report(made_up).read_text())
+    assert page.headings == [s for s in SECTIONS if s != TRUST] and not page.wrong
+    assert "Not available here: the predictions hold no probabilities" in (made_up / "model_card.md").read_text()
+
+
+@pytest.mark.parametrize("edit", ["drop", "empty", "partly"])
+def test_geometry_is_drawn_where_it_was_measured(made_up, edit):
+    path = made_up / "history.csv"
+    h = pd.read_csv(path)
+    keys = ["largest", "minority", "rank", "ratio"]
+    if edit == "drop":
+        h = h.drop(columns=[*keys, "target", "rank_target", "best"])
+    elif edit == "empty":
+        h[keys] = np.nan
+    else:
+        h["ratio"] = np.nan
+        h.loc[h.split == "random", keys] = np.nan
+    h.to_csv(path, index=False)
+    html = build_report(made_up).read_text()
+    assert Page(html).headings == [s for s in SECTIONS if edit == "partly" or s != APART]
+    assert ("the closest pair had a cosine" in html) == (edit == "partly") and "nan" not in html.split("data:image")[0]
+
+
+def test_few_windows_and_one_patient(made_up):
+    path = made_up / "predictions.csv"
+    d = pd.read_csv(path, dtype={"subject": str})
+    d[d.subject == d.subject.iloc[0]].groupby("split").head(12).to_csv(path, index=False)
+    run = load_run(made_up)
+    content, fig, _ = trust(run)
+    assert fig["reliability_patient"] is None and content["patient"]["left"]
+    assert trust_table(sayings(run, "patient"))[0]["as given"]["ci95"] == {"ece": [None, None], "brier": [None, None]}
+    assert not Page(build_report(made_up).read_text()).wrong
+
+
+def test_every_reporting_item_has_words(made_up):
+    (made_up / "config.json").unlink()
+    change(made_up, "manifest", lambda m: [m.pop(k) for k in ("protocol", "git", "data_sha256", "folds_hash", "preprocess")])
+    rows = tripod(load_run(made_up))
+    assert len(rows) == len({i for i, _, _ in rows}) == 52 and all(t.strip() for _, _, t in rows)
+    change(made_up, "manifest", lambda m: m.update(simulated=False))
+    named = {i: t for i, _, t in tripod(load_run(made_up))}
+    assert named["18a"] == "not available here" and named["6a"].startswith("not available here") and "not recorded" in named["18f"]
+    html = build_report(made_up).read_text()
+    assert "<details>" in html and "not available here" in html and "18a | Funding | not available here" in (made_up / "model_card.md").read_text()
