@@ -167,7 +167,7 @@ def load(self:_Run, folder, settings):
     torch.set_rng_state(c.chance['torch'])
     if 'cuda' in c.chance: torch.cuda.set_rng_state(c.chance['cuda'], self.generator.device)
 
-# %% ../nbs/30_training.ipynb #c024-cb675f
+# %% ../nbs/30_training.ipynb #c024-d41833
 def _loop(fabric, run, store, plan, config, seed, progress, callback, checkpoint):
     "Epochs of training and validation; keeps the best one."
     augment, first = Augment(**config.augment), fabric.is_global_zero
@@ -187,7 +187,9 @@ def _loop(fabric, run, store, plan, config, seed, progress, callback, checkpoint
         run.history.append(row); run.epoch = epoch + 1
         if first and checkpoint is not None: run.save(checkpoint, plan.settings)
         bar.set_postfix(loss=f'{loss:.3f}', macro_F1=f'{f1:.3f}', windows_s=f'{len(rows)/seconds:.0f}')
-        if first and callback is not None: callback(SimpleNamespace(epoch=epoch, model=run.evaluated, objective=run.objective, row=row, z=z, y=plan.target[plan.valid]))
+        if first and callback is not None:
+            with torch.random.fork_rng(devices=[]):   # looking on changes nothing
+                callback(SimpleNamespace(epoch=epoch, model=run.evaluated, objective=run.objective, row=row, z=z, y=plan.target[plan.valid]))
 
 # %% ../nbs/30_training.ipynb #c025-8432a0
 def _train(devices, checkpoint, store, plan, classes, config, seed, progress, callback)->FitResult:

@@ -1,6 +1,7 @@
 """What training may see, and that it is repeatable."""
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -97,3 +98,77 @@ def test_peers_train_behind_the_same_call(simstore, fold, network):
 def test_an_unknown_network_is_refused_at_once(network):
     with pytest.raises(ValueError, match="network must be rhythmnet or one of resnet"):
         TrainConfig(network=network)
+
+
+def test_validation_windows_go_through_the_network_once_an_epoch(simstore, fold):
+    labels, f = fold
+    store, counted = Recording(simstore), []
+    store.batch = lambda rows: (counted.append(np.isin(rows, f.valid).sum()), simstore.batch(rows))[1]
+    r = fit(store, f, labels, CONFIG)
+    assert sum(counted) == CONFIG.epochs * len(r.fitted["early_stopping"])
+
+
+def test_the_callback_sees_each_epoch_and_changes_nothing(simstore, fold):
+    labels, f = fold
+    seen = []
+
+    def callback(e):
+        torch.randn(3)
+        seen.append((e.epoch, e.row["valid_macro_f1"], e.z.shape, len(e.y), e.objective.agcacl.seen.any().item(), predict(e.model, simstore, f.valid[:2]).shape))
+
+    a, b = fit(simstore, f, labels, CONFIG, callback=callback), fit(simstore, f, labels, CONFIG)
+    n = len(a.fitted["early_stopping"])
+    assert seen == [(i, v, (n, 64), n, True, (2, len(labels))) for i, v in enumerate(a.history.valid_macro_f1)]
+    assert all(torch.equal(x, y) for x, y in zip(a.model.state_dict().values(), b.model.state_dict().values()))
+
+
+@pytest.mark.parametrize("loss", ["ce", "agcacl"])
+def test_the_history_holds_the_geometry(simstore, fold, loss):
+    labels, f = fold
+    columns = ["largest", "rank", "gap", "ratio", "within_rare", *["minority"] * (loss == "agcacl")]  # the rare classes may have no validation patients
+    h = fit(simstore, f, labels, replace(CONFIG, loss=loss)).history
+    assert h[columns].notna().all(axis=None) and (h["rank"] <= len(labels)).all()
+    alone = fit(simstore, replace(f, valid=f.valid[:0]), labels, replace(CONFIG, loss=loss)).history
+    assert alone[["ratio", "within_rare"]].isna().all(axis=None)
+    assert alone[["largest", "rank"]].notna().all(axis=None) == (loss == "agcacl"), "prototypes are there without validation windows"
+
+
+def test_patience_ends_training_and_nothing_else(simstore, fold):
+    labels, f = fold
+    config = replace(CONFIG, epochs=6, per_group=3)
+    whole = fit(simstore, f, labels, config)
+    for patience in (1, 2):
+        r = fit(simstore, f, labels, replace(config, patience=patience))
+        best = [whole.history.valid_macro_f1[: i + 1].idxmax() for i in range(6)]
+        stop = next((e for e in range(6) if e - best[e] >= patience), 5)
+        assert len(r.history) == stop + 1 and r.best_epoch == best[stop]
+        assert r.history.valid_macro_f1.tolist() == whole.history.valid_macro_f1[: stop + 1].tolist()
+    no_patients = fit(simstore, replace(f, valid=f.valid[:0]), labels, replace(config, patience=1))
+    assert len(no_patients.history) == 6
+
+
+def test_class_sampling_tells_the_loss_and_warns_of_two_corrections(simstore, fold):
+    labels, f = fold
+    config = replace(CONFIG, sampling="class", epochs=1)
+    with pytest.warns(UserWarning, match=r"agcacl is given equal counts and its own correction \(log prior, φ\) does nothing") as caught:
+        r = fit(simstore, f, labels, config)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert r.objective.agcacl.class_counts.unique().numel() == 1 and r.objective.classify.shift.unique().numel() == 1
+    for quiet in ({"loss": "ce"}, {"loss": "focal"}, {"loss_args": {"prior": 0.0, "beta": 0.0}}):
+        fit(simstore, f, labels, replace(config, **quiet))  # warnings are errors here
+
+
+def test_the_plot_marks_the_chosen_epoch(simstore, fold):
+    labels, f = fold
+    r = fit(simstore, f, labels, CONFIG)
+    loss, score = r.plot().axes
+    assert [len(line.get_xdata()) for line in score.lines] == [CONFIG.epochs, 2] and score.lines[1].get_xdata()[0] == r.best_epoch
+    assert score.get_ylabel() == "validation macro-F1"
+    plt.close("all")
+
+
+def test_progress_is_one_line_with_loss_score_and_speed(simstore, fold, capsys):
+    labels, f = fold
+    fit(simstore, f, labels, CONFIG, progress=True)
+    err = capsys.readouterr().err
+    assert "loss=" in err and "macro_F1=" in err and "windows_s=" in err and "\n" not in err.strip()
