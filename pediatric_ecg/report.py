@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['context', 'build_report']
 
-# %% ../nbs/42_report.ipynb #c003-b1e73c
+# %% ../nbs/42_report.ipynb #c003-cb0fed
 import os
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from . import report_figures as figures
 from .report_templates import CSS, EXPLAIN, environment, percent
-from .report_text import HEADS, Run, cohort_text, count, floor, limits, load_run, made_how, rhythm_name, scored, sizes, summary, title
+from .report_text import HEADS, Run, cohort_text, count, floor, limits, load_run, made_how, rhythm_name, scored, sizes, summary, text_table, title
 from .report_tripod import tripod
 from .report_trust import geometry_words, trust
 
