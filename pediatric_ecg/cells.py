@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['READ', 'FLOORS', 'SPECIAL', 'predictions_of', 'View', 'permuted', 'floor_probabilities', 'run_fold', 'temperature']
 
-# %% ../nbs/32b_cells.ipynb #c003-ae3957
+# %% ../nbs/32b_cells.ipynb #c003-00f7f3
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def floor_probabilities(kind:str, store, fold, classes:list, most:int=200)->np.n
     p[:, [classes.index(c) for c in model.classes_]] = model.predict_proba(_features(store, fold.test))
     return p
 
-# %% ../nbs/32b_cells.ipynb #c018-95b34a
+# %% ../nbs/32b_cells.ipynb #c018-eb32aa
 SPECIAL = ('shots', 'permute', 'floor', 'modalities')   # what a cell understands beside the settings of TrainConfig
 
 def run_fold(store_path, fold, classes, config:TrainConfig, seed:int, folder, # files are written here
@@ -107,13 +108,15 @@ def _cell(store, fold, classes, config, seed, special, disturbed, done):
     store = View(store, modalities=special.get('modalities'))
     if special.get('floor'): return predictions_of(store, fold, classes, floor_probabilities(special['floor'], store, fold, classes), seed)
     seen = View(store, labels=permuted(store, fold, seed)) if special.get('permute') else store
-    result = fit(seen, fold, classes, config, seed)
+    unfinished = done.with_suffix('.checkpoint')
+    result = fit(seen, fold, classes, config, seed, checkpoint=unfinished)
     audit(store.table, [replace(fold, fitted=result.fitted)], allow=('subject',) if fold.split == 'random' else (),
           require=('normaliser', 'class_counts', 'prototypes', 'early_stopping'))
     T = temperature(result.model, seen, fold, classes)
     parts = {name: predictions_of(store, fold, classes, predict(result.model, View(store, change=change, seed=seed), fold.test), seed, T)
              for name, change in (conditions(store) if disturbed else {'clean': None}).items()}
     result.history.assign(split=fold.split, fold=fold.name, best=result.best_epoch).to_csv(done.with_suffix('.history.csv'), index=False)
+    shutil.rmtree(unfinished)
     return pd.concat([t.assign(condition=name) for name, t in parts.items()], ignore_index=True) if disturbed else parts['clean']
 
 def temperature(model, store, fold, classes:list)->float:

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['STUDY', 'LOSSES', 'PEERS', 'RECIPES', 'GEOMETRY', 'Recipe', 'settings', 'configure', 'name_of', 'children',
-           'folds_of', 'experiment', 'predictions', 'geometry_of', 'results', 'comparisons', 'window_grid']
+           'folds_of', 'experiment', 'predictions', 'geometry_of', 'results', 'comparisons', 'formatted', 'window_grid']
 
-# %% ../nbs/34_grid.ipynb #c003-919409
+# %% ../nbs/34_grid.ipynb #c003-f81bb2
 import itertools, json
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import joblib
@@ -25,14 +26,14 @@ from .store import write_text
 from .training import TrainConfig
 from .windows import WindowStore, prepare
 
-# %% ../nbs/34_grid.ipynb #c006-648f97
-STUDY = dict(config=TrainConfig(epochs=16, per_group=20), protocol=Protocol(folds=3, repeats=3, min_patients=3))
+# %% ../nbs/34_grid.ipynb #c006-337e84
+STUDY = dict(config=TrainConfig(epochs=10, per_group=20), protocol=Protocol(folds=3, repeats=5, min_patients=3))
 
-# %% ../nbs/34_grid.ipynb #c008-e2a01c
+# %% ../nbs/34_grid.ipynb #c008-ddf0f9
 @dataclass(frozen=True)
 class Recipe:
     "What a grid varies, and over which splits and repeats."
-    vary: 'dict | list'              # dotted setting → list of values; or a list of settings
+    vary: 'dict | list | Callable'   # dotted setting → list of values; a list of settings; or a function of the store that gives one
     splits: tuple = ('patient',)     # of 'random', 'patient', 'transfer'
     protocol: Protocol = STUDY['protocol']
     config: TrainConfig = STUDY['config']
@@ -47,15 +48,17 @@ RECIPES = {
     'ingredients': Recipe([{'loss': 'agcacl', 'loss_args': a} for a in ({}, {'psi': 'none'}, {'psi': 'anchor'}, {'psi': 'both'}, {'beta': 0.}, {'geometry': 0.}, {'momentum': 0.})] + [{'loss': 'supcon+la'}, {'loss': 'ce+la'}]),
     'fusion': Recipe({'model.fusion': ['semantic', 'mean', 'concat', 'early', 'late']}),
     'transformer': Recipe({'model.depth': [2, 1, 0]}),
+    'modalities': Recipe(lambda store: [{}, *({'modalities': [m]} for m in store.modalities)]),
     'shots': Recipe({'loss': ['agcacl', 'ce', 'ce+la'], 'shots': [1, 5, 10, 20]}),
     'robustness': Recipe({'loss': ['agcacl', 'ce']}, disturbed=True),
     'transfer': Recipe({'loss': ['agcacl', 'ce']}, splits=('patient', 'transfer')),
     'checks': Recipe([{}, {'permute': True}, {'floor': 'intervals'}, {'floor': 'majority'}], splits=('random', 'patient')),
 }
 
-# %% ../nbs/34_grid.ipynb #c010-142742
-def settings(recipe:Recipe)->list[dict]:
-    "All settings of the recipe: its list, or all combinations of its values."
+# %% ../nbs/34_grid.ipynb #c010-27dd68
+def settings(recipe:Recipe, store=None)->list[dict]:
+    "All settings of the recipe: its list, the one for this store, or all combinations of its values."
+    if callable(recipe.vary): return recipe.vary(store)
     if isinstance(recipe.vary, list): return recipe.vary
     return [dict(zip(recipe.vary, values)) for values in itertools.product(*recipe.vary.values())]
 
@@ -92,11 +95,13 @@ def folds_of(store, recipe:Recipe, labels:list)->list:
         folds += over
     return folds
 
-# %% ../nbs/34_grid.ipynb #c017-fe0af2
+# %% ../nbs/34_grid.ipynb #c017-5f5c96
 def experiment(store, # WindowStore or its folder
                out,   # folder of the grid; an unfinished one is continued
                recipe='paper', # a name in RECIPES, or a Recipe
-               n_jobs:int=-1, quick:bool=False, progress:bool=True)->Path:
+               n_jobs:int=-1, quick:bool=False, progress:bool=True,
+               epochs:int|None=None, repeats:int|None=None, # in place of the recipe's
+              )->Path:
     """Runs every cell of a grid that is not on disk yet and writes `results.csv`, one row a setting, split and condition, and `comparisons.csv`, each setting against the first.
 
     Raises DataError when OUT holds another grid."""
@@ -104,17 +109,19 @@ def experiment(store, # WindowStore or its folder
     if isinstance(recipe, str) and recipe not in RECIPES: raise DataError(f'unknown recipe {recipe!r}; known are {", ".join(RECIPES)}')
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     if quick: recipe = replace(recipe, config=replace(recipe.config, **QUICK['config']), protocol=replace(recipe.protocol, repeats=1, **QUICK['protocol']))
+    if epochs: recipe = replace(recipe, config=replace(recipe.config, epochs=epochs))
+    if repeats: recipe = replace(recipe, protocol=replace(recipe.protocol, repeats=repeats))
     labels, out = scored_labels(store, recipe.protocol), Path(out)
     folds = folds_of(store, recipe, labels)
     _claim(out, {'folds': folds_hash(folds), 'config': asdict(recipe.config), 'labels': labels})
-    jobs = []
-    for f, s in itertools.product(folds, settings(recipe)):     # all settings of a fold before the next: an unfinished grid is a fair one
+    jobs, todo = [], settings(recipe, store)
+    for f, s in itertools.product(folds, todo):     # all settings of a fold before the next: an unfinished grid is a fair one
         config, special = configure(recipe.config, s)
         jobs.append((store.path, f, labels, config, recipe.protocol.seed + f.repeat, out/name_of(s), special, recipe.disturbed))
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator')
     for _ in tqdm(parallel(joblib.delayed(run_fold)(*j) for j in jobs), total=len(jobs), desc='cells', disable=not progress, leave=False): pass
     for name, make in (('results', results), ('comparisons', comparisons)):
-        write_text(out/f'{name}.csv', make(out, settings(recipe), labels, recipe.protocol.draws).to_csv(index=False).rstrip())
+        write_text(out/f'{name}.csv', make(out, todo, labels, recipe.protocol.draws).to_csv(index=False).rstrip())
     return out/'results.csv'
 
 # %% ../nbs/34_grid.ipynb #c018-ff0e9b
@@ -170,7 +177,15 @@ def comparisons(out, combinations:list, labels:list, draws:int=2000)->pd.DataFra
                          **{f'{k}_{e}': v for k in ('macro_f1', 'top1') for e, v in (('difference', d[k]['difference']), ('low', d[k]['ci95'][0]), ('high', d[k]['ci95'][1]), ('p', d[k]['p']))}})
     return pd.DataFrame(rows)
 
-# %% ../nbs/34_grid.ipynb #c027-e5ec9f
+# %% ../nbs/34_grid.ipynb #c022-7c4c3a
+def formatted(table:pd.DataFrame, # rows of results.csv
+              keys:tuple=('top1', 'macro_precision', 'macro_recall', 'macro_f1', 'macro_f2'))->pd.DataFrame:
+    "The table's settings, and its figures in percent as text with their intervals."
+    names = [c for c in table.columns[:table.columns.get_loc('split')]]
+    text = lambda r, k: f'{100*r[k]:.1f} ({100*r[k + "_low"]:.1f}–{100*r[k + "_high"]:.1f})'
+    return table[[*names, 'split']].fillna('').assign(**{k.replace('_', ' '): [text(r, k) for _, r in table.iterrows()] for k in keys})
+
+# %% ../nbs/34_grid.ipynb #c029-e5ec9f
 def window_grid(folder, # WFDB records
                 out,    # stores and grids are made here; an unfinished one is continued
                 seconds:tuple=(1., 2., 3., 5.), rules:tuple=('marker', 'beats'), # window lengths, and label rules

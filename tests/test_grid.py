@@ -1,0 +1,142 @@
+"""A grid over processes, over a Dask cluster, and after an interruption: always the same table."""
+from dataclasses import replace
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+
+from pediatric_ecg import grid
+from pediatric_ecg.cells import FLOORS, View, permuted, run_fold, temperature
+from pediatric_ecg.conditions import conditions
+from pediatric_ecg.databases import DataError
+from pediatric_ecg.evaluation import scores
+from pediatric_ecg.experiments import Protocol, make_folds, scored_labels
+from pediatric_ecg.grid import RECIPES, Recipe, children, configure, experiment, folds_of, name_of, predictions, results, settings
+from pediatric_ecg.training import TrainConfig, fit
+
+SMALL = dict(protocol=Protocol(folds=2, draws=50), config=TrainConfig(epochs=1, per_group=4, batch_size=8, model={"widths": (16, 16), "heads": 2, "depth": 1}))
+PLAIN = Recipe([{"loss": "agcacl"}, {"loss": "ce"}, {"floor": "intervals"}], **SMALL)
+
+
+def test_interrupted_and_whole_grids_are_the_same_bytes(simstore, tmp_path, monkeypatch):
+    whole, calls = grid.run_fold, []
+
+    def dies_at_third(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(grid, "run_fold", dies_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        experiment(simstore, tmp_path / "a", PLAIN, n_jobs=1, progress=False)
+    assert not (tmp_path / "a/results.csv").exists()
+    monkeypatch.setattr(grid, "run_fold", whole)
+    experiment(simstore, tmp_path / "a", PLAIN, n_jobs=1, progress=False)
+    experiment(simstore, tmp_path / "b", PLAIN, n_jobs=1, progress=False)
+    for name in ("results.csv", "comparisons.csv"):
+        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # of Dask's own shutdown
+def test_two_dask_workers_make_the_same_table(simstore, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    experiment(simstore, tmp_path / "here", PLAIN, n_jobs=1, progress=False)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, distributed.Client(cluster):
+        with joblib.parallel_config("dask"):
+            experiment(simstore, tmp_path / "there", PLAIN, progress=False)
+    assert (tmp_path / "here/results.csv").read_text() == (tmp_path / "there/results.csv").read_text()
+
+
+def test_rows_agree_with_the_predictions(simstore, tmp_path):
+    table = pd.read_csv(experiment(simstore, tmp_path / "g", PLAIN, n_jobs=1, progress=False))
+    labels = scored_labels(simstore, SMALL["protocol"])
+    for setting, row in zip(settings(PLAIN), table.itertuples()):
+        p = predictions(tmp_path / "g", setting)
+        want = scores(p.truth, p.prediction, labels)
+        assert row.macro_f1 == pytest.approx(want["macro_f1"]) and row.top1 == pytest.approx(want["top1"])
+    d = pd.read_csv(tmp_path / "g/comparisons.csv")
+    assert d.macro_f1_difference.tolist() == pytest.approx((table.macro_f1[0] - table.macro_f1[1:]).tolist())
+
+
+def test_every_recipe_names_settings_that_exist(simstore):
+    for name, recipe in RECIPES.items():
+        for s in settings(recipe, simstore):
+            config, special = configure(recipe.config, s)
+            assert isinstance(config, TrainConfig), name
+            if "floor" in special:
+                assert special["floor"] in FLOORS
+        assert len({name_of(s) for s in settings(recipe, simstore)}) == len(settings(recipe, simstore)), name
+
+
+def test_no_column_of_a_finished_grid_is_lost_when_a_setting_is_added(simstore, tmp_path):
+    experiment(simstore, tmp_path / "g", PLAIN, n_jobs=1, progress=False)
+    more = pd.read_csv(experiment(simstore, tmp_path / "g", replace(PLAIN, vary=[*PLAIN.vary, {"floor": "majority"}]), n_jobs=1, progress=False))
+    assert len(more) == 4
+
+
+def test_transfer_goes_from_children_to_adults(simstore):
+    young = set(children(simstore))
+    labels = scored_labels(simstore, Protocol())
+    recipe = Recipe({"loss": ["ce"]}, splits=("transfer",), **SMALL)
+    if not young or young == set(simstore.table.subject.astype(str)):
+        with pytest.raises(DataError, match="both groups"):
+            folds_of(simstore, recipe, labels)
+        simstore.manifest["patients"] = [{"subject": s, "age": 9.0 if i % 2 else 40.0, "group": ""} for i, s in enumerate(sorted(simstore.table.subject.astype(str).unique()))]
+        young = set(children(simstore))
+    (fold,) = folds_of(simstore, recipe, labels)
+    who = simstore.table.subject.astype(str).to_numpy()
+    assert set(who[fold.train]) | set(who[fold.valid]) <= young and not set(who[fold.test]) & young
+
+
+def test_disturbances_reach_the_test_windows_only(simstore, tmp_path):
+    labels = scored_labels(simstore, Protocol())
+    fold = make_folds(simstore.table, labels, Protocol(folds=2))[-1]
+    p = run_fold(simstore.path, fold, labels, SMALL["config"], 0, tmp_path / "d", {}, True)
+    q = run_fold(simstore.path, fold, labels, SMALL["config"], 0, tmp_path / "c")
+    assert set(p.condition) == set(conditions(simstore))
+    clean = p[p.condition == "clean"].drop(columns="condition").reset_index(drop=True)
+    pd.testing.assert_frame_equal(clean, q)   # the same training
+
+
+def test_permuted_labels_keep_the_test_labels(simstore):
+    labels = scored_labels(simstore, Protocol())
+    fold = make_folds(simstore.table, labels, Protocol(folds=2))[-1]
+    seen = View(simstore, labels=permuted(simstore, fold, 1)).table.label.to_numpy()
+    true = simstore.table.label.to_numpy()
+    assert (seen[fold.test] == true[fold.test]).all() and not (seen[fold.train] == true[fold.train]).all()
+    assert (np.sort(seen[fold.valid]) == np.sort(true[fold.valid])).all()
+
+
+class Recorded(View):
+    "A store that remembers which windows were read."
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.reads = []
+
+    def batch(self, rows):
+        self.reads.append(np.asarray(rows))
+        return super().batch(rows)
+
+
+@pytest.mark.parametrize("sampling", ["patient", "class"])
+def test_no_test_patient_is_read_before_the_final_evaluation(simstore, sampling):
+    labels = scored_labels(simstore, Protocol())
+    fold = make_folds(simstore.table, labels, Protocol(folds=2))[-1]
+    store = Recorded(simstore)
+    result = fit(store, fold, labels, replace(SMALL["config"], loss="ce", sampling=sampling), 0)
+    heat = temperature(result.model, store, fold, labels)
+    read = np.unique(np.concatenate(store.reads))
+    who = simstore.table.subject.to_numpy()
+    assert heat > 0 and len(read) and not set(who[read]) & set(who[fold.test])
+    assert set(read) <= set(fold.train) | set(fold.valid)
+
+
+def test_unknown_settings_end_in_one_line(simstore, tmp_path):
+    with pytest.raises(DataError, match="a setting 'nosuch'"):
+        experiment(simstore, tmp_path / "g", Recipe({"nosuch": [1]}, **SMALL), progress=False)
+    with pytest.raises(DataError, match="no modality 'meg'"):
+        experiment(simstore, tmp_path / "h", Recipe([{"modalities": ["meg"]}], **SMALL), n_jobs=1, progress=False)
+    assert not results(tmp_path / "h", [{"modalities": ["meg"]}], ["N"]).size
