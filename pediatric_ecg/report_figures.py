@@ -129,7 +129,7 @@ def confusion_map(predictions:pd.DataFrame, # predictions of one split
     ax.set(xlabel="the network's answer", ylabel="the truth")
     return fig
 
-# %% ../nbs/42b_report_figures.ipynb #c022-e65b13
+# %% ../nbs/42b_report_figures.ipynb #c022-8929ee
 @rc_context(LOOK)
 def similarity_map(S:np.ndarray, # (C, C) cosines of the prototypes
                    classes:list, # class labels in order
@@ -139,7 +139,7 @@ def similarity_map(S:np.ndarray, # (C, C) cosines of the prototypes
     side = min(max(3.4, (.62 if len(classes) < 7 else .5) * len(classes) + 1.3), 7)
     fig, ax = _axes(side, .82 * side)
     plot_similarity(np.array(S, float), classes, seen, ax, title="", numbers=True)
-    ax.spines[:].set_visible(False); ax.tick_params(length=0)
+    ax.spines[:].set_visible(False); ax.tick_params(length=0); fig.get_layout_engine().set(w_pad=.12)
     fig.axes[1].set_ylabel("cosine of two classes")
     return fig
 
