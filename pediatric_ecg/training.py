@@ -144,7 +144,7 @@ class _Run:
 
     def modules(self)->dict: return {'model': self.model, 'objective': self.objective} | ({} if self.averaged is None else {'averaged': self.averaged})
 
-# %% ../nbs/30_training.ipynb #c022-139f5b
+# %% ../nbs/30_training.ipynb #c022-c623e1
 @patch
 def save(self:_Run, folder, settings):
     "Writes the state after an epoch."
@@ -158,7 +158,7 @@ def save(self:_Run, folder, settings):
 def load(self:_Run, folder, settings):
     "Goes on where the last checkpoint ends; does nothing where there is none."
     if (c := load_checkpoint(folder, settings)) is None: return
-    for k, m in self.modules().items(): m.load_state_dict(c.weights[k])
+    for k, m in self.modules().items(): m.load_state_dict(c.weights.get(k, {}))   # an objective may have no tensors
     self.optimizer.load_state_dict(c.optimizer)
     self.epoch, self.step, self.history, (epoch, score) = c.epoch, c.state['step'], c.state['history'], c.state['best']
     self.best = dict(epoch=epoch, score=tuple(score), model=c.weights['best_model'], objective=c.weights.get('best_objective', {}))

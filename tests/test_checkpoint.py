@@ -54,7 +54,7 @@ def same(a, b):
     assert a.best_epoch == b.best_epoch
 
 
-@pytest.mark.parametrize("change", [{}, {"loss": "bcl", "ema": 0.0}, {"loss": "ldam", "sampling": "patient", "patience": 1}])
+@pytest.mark.parametrize("change", [{}, {"loss": "bcl", "ema": 0.0}, {"loss": "ldam", "patience": 1}, {"loss": "focal", "sampling": "class"}])
 def test_a_stopped_run_goes_on_to_the_same_bits(simstore, fold, tmp_path, change):
     labels, f = fold
     config, folder = replace(CONFIG, **change), tmp_path / "run"
