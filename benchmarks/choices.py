@@ -1,87 +1,104 @@
-"""The comparison behind the network's defaults: settings of RhythmNet on mitdb with patients held out.
+"""The comparison behind the network's and the training's defaults, on validation patients alone.
 
-    python benchmarks/choices.py [SEEDS]        (about a minute of CPU for a setting and seed)
+    python benchmarks/choices.py STORE [--only NAME …] [--out nbs/results/choices.csv]     (about three minutes of one core a setting)
 
-Five rhythms (N, AFIB or AFL, P, B, T), 5 s windows at 250 Hz, at most 20, 50, 60, 30 and 30 windows of each from a patient,
-five grouped folds, 6 epochs of class-balanced draws, no early stopping and no choice on test data within a run. Prints macro-F1 over
-the pooled test windows, the F1 of each rhythm, and the CPU seconds of all five trainings on one thread.
+STORE is the window store of mitdb (`pediatric-ecg prepare`). The folds, epochs and windows are those of the study protocol; each
+setting is trained on the training patients of three repeats of three grouped folds, to the last epoch, and scored on the *validation*
+patients of the same fold. Test patients are not read. Prints and writes macro-F1 over the pooled validation windows, its mean over
+folds, top-1 and the CPU seconds of a training. Settings that are on file are not repeated.
 """
-import sys
+import argparse
 import time
+from dataclasses import replace
+from pathlib import Path
 
+import joblib
 import numpy as np
+import pandas as pd
 import torch
-import torch.nn.functional as F
-import wfdb
-from scipy.signal import butter, resample_poly, sosfiltfilt
 from sklearn.metrics import f1_score
-from sklearn.model_selection import StratifiedGroupKFold
 
-from pediatric_ecg.databases import shared
-from pediatric_ecg.model import RhythmNet, RhythmNetConfig
+from pediatric_ecg.cells import View
+from pediatric_ecg.experiments import make_folds, scored_labels
+from pediatric_ecg.grid import STUDY, configure
+from pediatric_ecg.store import write_text
+from pediatric_ecg.training import fit, predict
+from pediatric_ecg.windows import WindowStore
 
-CLASS = {'(N': 0, '(AFIB': 1, '(AFL': 1, '(P': 2, '(B': 3, '(T': 4}
-MOST = (20, 50, 60, 30, 30)   # windows of a patient and rhythm
-MIDDLE = dict(widths=(32, 48, 64), stem_kernel=24, stem_stride=8, kernel=5)
+FINE = {'model.widths': (32, 48, 64), 'model.stem_kernel': 24, 'model.stem_stride': 8, 'model.kernel': 5}
 SETTINGS = {
-    'middle stem': MIDDLE,
-    'group normalisation': MIDDLE | dict(norm='group'),
-    'coarse stem (default)': {},
-    'fine stem': dict(widths=(12, 24, 40, 64), stem_kernel=15, stem_stride=4, kernel=5),
-    'no window gain': MIDDLE | dict(normalise='train'),
-    'sinusoidal positions': MIDDLE | dict(positions='sinusoidal'),
-    'mean, no cross-attention': MIDDLE | dict(fusion='mean', cross_attention=False),
-    'no Transformer': MIDDLE | dict(depth=0),
+    'as it is': {},
+    'finer stem, one stage more': FINE,
+    'group normalisation': {'model.norm': 'group'},
+    'no Transformer': {'model.depth': 0},
+    'wider (96)': {'model.widths': (96, 96)},
+    'cross-entropy': {'loss': 'ce'},
+    '40 windows a patient and rhythm': {'per_group': 40},
+    'stronger augmentation': {'augment': {'scale': .5, 'noise': .2, 'wander': .4, 'drop_lead': .2, 'drop_modality': .2}},
+    'no augmentation': {'augment': {'enabled': False}},
+    'smaller steps, more decay': {'lr': 1e-3, 'weight_decay': .1},
+    'the neighbouring windows too': {'context': True},
 }
 
 
-def windows(root):
-    "Windows (n, 2, 1250) mV, class and patient of each, thinned to MOST."
-    sos, xs, ys, who = butter(3, [.5, 100], 'band', fs=360, output='sos'), [], [], []
-    for path in sorted(root.glob('*.hea')):
-        record, notes = wfdb.rdrecord(str(path.with_suffix(''))), wfdb.rdann(str(path.with_suffix('')), 'atr')
-        first = record.sig_name.index('MLII' if 'MLII' in record.sig_name else 'V5')
-        x = resample_poly(sosfiltfilt(sos, record.p_signal[:, [first, 1 - first]], axis=0), 25, 36, axis=0).astype(np.float32)
-        marks = [(s, t.rstrip('\0')) for s, t in zip(notes.sample, notes.aux_note) if t.startswith('(')] + [(record.sig_len, '')]
-        for (a, label), (b, _) in zip(marks, marks[1:]):
-            for i in range(int(a*25/36), int(b*25/36) - 1249, 1250):
-                if label in CLASS: xs.append(x[i:i + 1250].T); ys.append(CLASS[label]); who.append('201' if path.stem == '202' else path.stem)
-    y, who, rng = np.array(ys), np.array(who), np.random.default_rng(0)
-    keep = np.concatenate([rng.permutation(np.flatnonzero((who == w) & (y == c)))[:n] for w in np.unique(who) for c, n in enumerate(MOST)])
-    return torch.from_numpy(np.stack([xs[i] for i in keep])), torch.from_numpy(y[keep]), who[keep]
+class Context(View):
+    "Each window with its neighbours in time on either side, zeros where there is none."
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.seconds = 3*store.seconds
+        t = store.table
+        at = {(r, s): i for i, (r, s) in enumerate(zip(t.record, t.start))}
+        length = t.end - t.start
+        self.sides = [np.array([at.get(k, -1) for k in zip(t.record, t.start + sign*length)]) for sign in (-1, 1)]
+
+    def batch(self, rows):
+        rows, (x, present) = np.asarray(rows), super().batch(rows)
+        left, right = (self._neighbour(side[rows], rows) for side in self.sides)
+        return {m: np.concatenate([left[m], x[m], right[m]], -1).astype(np.float32) for m in x}, present
+
+    def _neighbour(self, side, rows):
+        x, _ = super().batch(np.where(side < 0, rows, side))
+        return {m: v*(side >= 0)[:, None, None] for m, v in x.items()}
 
 
-def leads(x): return {'a': x[:, :1], 'b': x[:, 1:]}
-
-
-def train(config, x, y, seed, epochs=6):
-    torch.manual_seed(seed)
-    net = RhythmNet(config).fit_scale(leads(x))
-    opt, steps, share = torch.optim.AdamW(net.parameters(), weight_decay=.05, fused=True), epochs*len(y)//64, 1/torch.bincount(y).float()[y]
-    plan = torch.optim.lr_scheduler.OneCycleLR(opt, 3e-3, total_steps=steps)
-    for _ in range(steps):
-        i = torch.multinomial(share, 64, replacement=True)
-        opt.zero_grad()
-        F.cross_entropy(net(leads(x[i]*torch.exp(.1*torch.randn(64, 1, 1)))).logits, y[i]).backward()
-        opt.step()
-        plan.step()
-    return net.eval()
-
-
-def main(seeds=1):
+def trial(path, fold, labels, config, context, seed):
+    "Truth and prediction of the fold's validation windows, and the CPU seconds of the training."
     torch.set_num_threads(1)
-    root = shared()
-    if root is None: raise SystemExit('mitdb is not there: set PEDIATRIC_ECG_SHARED')
-    x, y, who = windows(root/'mitdb')
-    folds = list(StratifiedGroupKFold(5, shuffle=True, random_state=1).split(x, y, who))
-    for seed in range(seeds):
-        for name, change in SETTINGS.items():
-            start, guess = time.process_time(), torch.zeros_like(y)
-            for inside, out in folds:
-                net = train(RhythmNetConfig({'a': 1, 'b': 1}, 5, **change), x[inside], y[inside], seed)
-                with torch.no_grad(): guess[out] = torch.cat([net(leads(x[i])).logits.argmax(1) for i in np.array_split(out, 8)])
-            f1 = f1_score(y, guess, average=None)
-            print(f'seed {seed}  {name:26} macro-F1 {f1.mean():.3f}  {f1.round(2).tolist()}  {time.process_time() - start:.0f} s', flush=True)
+    store = WindowStore(path)
+    store = Context(store) if context else store
+    start = time.process_time()
+    model = fit(store, replace(fold, valid=[]), labels, config, seed).model   # nothing to choose by: the last epoch
+    seconds = time.process_time() - start
+    truth = store.table['label'].to_numpy()[fold.valid]
+    keep = np.isin(truth, labels)
+    return truth[keep], np.array(labels)[predict(model, store, fold.valid[keep]).argmax(1)], seconds
 
 
-if __name__ == '__main__': main(*map(int, sys.argv[1:]))
+def scored(trials, labels):
+    f1 = lambda t, p, among: f1_score(t, p, labels=among, average='macro', zero_division=0)
+    truth, guess = (np.concatenate([t[i] for t in trials]) for i in (0, 1))
+    return {'macro_f1': f1(truth, guess, labels), 'mean_of_folds': np.mean([f1(t, p, np.unique(t)) for t, p, _ in trials]),
+            'top1': (truth == guess).mean(), 'cpu_seconds': np.mean([s for *_, s in trials])}
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    a.add_argument('store'); a.add_argument('--only', nargs='*', default=list(SETTINGS)); a.add_argument('--out', default='nbs/results/choices.csv', type=Path)
+    a = a.parse_args()
+    store, protocol = WindowStore(a.store), replace(STUDY['protocol'], repeats=3)
+    labels = scored_labels(store, protocol)
+    folds = [f for f in make_folds(store.table, labels, protocol) if f.split == 'patient']
+    done = pd.read_csv(a.out).to_dict('records') if a.out.exists() else []
+    for name in (n for n in a.only if n not in {r['setting'] for r in done}):
+        setting = dict(SETTINGS[name])
+        context = setting.pop('context', False)
+        config, _ = configure(STUDY['config'], setting)
+        trials = joblib.Parallel(n_jobs=-1)(joblib.delayed(trial)(store.path, f, labels, config, context, f.repeat) for f in folds)
+        done.append({'setting': name, **scored(trials, labels)})
+        print({k: v if isinstance(v, str) else round(float(v), 3) for k, v in done[-1].items()}, flush=True)
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(a.out, pd.DataFrame(done).to_csv(index=False).rstrip())
+
+
+if __name__ == '__main__': main()

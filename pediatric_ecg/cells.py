@@ -35,7 +35,7 @@ def predictions_of(store, fold, classes, p:np.ndarray, # (n_test, C) probabiliti
     for i, c in enumerate(classes): table[f'p_{c}'] = p[:, i].round(6)
     return table.assign(temperature=round(float(temperature), 4)).reset_index(drop=True)
 
-# %% ../nbs/32b_cells.ipynb #c009-09c198
+# %% ../nbs/32b_cells.ipynb #c009-449447
 class View:
     "A WindowStore with other labels, disturbed signals, or only some of its modalities; everything else is the store's."
     def __init__(self,
@@ -50,7 +50,9 @@ class View:
         self.modalities = {m: v for m, v in store.modalities.items() if modalities is None or m in modalities}
         self.table = store.table if labels is None else store.table.assign(label=labels)
 
-    def __getattr__(self, name): return getattr(self.__dict__['store'], name)
+    def __getattr__(self, name):
+        if name.startswith('__') or 'store' not in self.__dict__: raise AttributeError(name)   # while it is unpickled in another process
+        return getattr(self.store, name)
 
     def batch(self, rows)->tuple[dict, dict]: # signals in mV (B, leads, T), presence (B, leads), by modality
         "Windows `rows` as they are seen here; the same rows give the same batch."

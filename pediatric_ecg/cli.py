@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'DatabaseName', 'Out', 'Seed', 'Jobs', 'Quick', 'AsJson', 'Folder', 'Store', 'RunFolder', 'Seconds', 'Stride',
-           'Grouping', 'LabelRule', 'Loss', 'Epochs', 'Repeats', 'simulate', 'download', 'check', 'prepare', 'train',
-           'run', 'evaluate', 'report', 'annotate', 'experiment', 'complaint', 'main']
+           'Grouping', 'LabelRule', 'Loss', 'Epochs', 'Repeats', 'Devices', 'More', 'simulate', 'download', 'check',
+           'prepare', 'train', 'run', 'evaluate', 'report', 'annotate', 'experiment', 'complaint', 'main']
 
 # %% ../nbs/50_cli.ipynb #c003-e7ca87
 import json
@@ -88,11 +88,25 @@ Loss = Annotated[str, typer.Option(help="Loss: agcacl, agcacl-plain, ce, ce+la, 
 Epochs = Annotated[Optional[int], typer.Option(help="Passes over the drawn windows. [default: see TrainConfig]", show_default=False)]
 Repeats = Annotated[int, typer.Option(help="Repetitions of the folds, each with its own seed.")]
 
-def _settings(loss, epochs, repeats, seed):
+Devices = Annotated[int, typer.Option(help="GPUs, or processes, that share each batch; the folds then run one after the other.")]
+More = Annotated[Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of TrainConfig, as in model.norm=group or lr=0.001; may be repeated.", show_default=False)]
+
+def _pair(text):
+    "A setting and its value: a number, a list or true where it reads as one, else text."
+    name, equals, value = text.partition("=")
+    if not equals: raise typer.BadParameter(f"--set {text}: write NAME=VALUE, as in model.norm=group")
+    try: return name, json.loads(value)
+    except ValueError: return name, value
+
+def _settings(loss, epochs, repeats, seed, devices, more):
     "TrainConfig and Protocol of the options."
     from pediatric_ecg.experiments import Protocol
+    from pediatric_ecg.grid import configure
     from pediatric_ecg.training import TrainConfig
-    return {"config": TrainConfig(loss=loss, **({} if epochs is None else {"epochs": epochs})), "protocol": Protocol(repeats=repeats, seed=seed)}
+    config = TrainConfig(loss=loss, devices=devices, **({} if epochs is None else {"epochs": epochs}))
+    config, special = configure(config, dict(map(_pair, more or [])))
+    if special: raise typer.BadParameter(f"--set {next(iter(special))}: belongs to 'experiment', in a recipe")
+    return {"config": config, "protocol": Protocol(repeats=repeats, seed=seed)}
 
 @app.command()
 def prepare(folder: Folder, out: Annotated[Path, typer.Option("--out", metavar="STORE", help="Window store to write.")], database: DatabaseName = None,
@@ -103,13 +117,14 @@ def prepare(folder: Folder, out: Annotated[Path, typer.Option("--out", metavar="
     print(f"{len(store.table):,} windows of {store.table.subject.nunique()} patients: {out}")
 
 @app.command()
-def train(store: Store, out: Out, loss: Loss = "agcacl", epochs: Epochs = None, repeats: Repeats = 1, seed: Seed = 0, quick: Quick = False, jobs: Jobs = -1):
+def train(store: Store, out: Out, loss: Loss = "agcacl", epochs: Epochs = None, repeats: Repeats = 1, seed: Seed = 0, quick: Quick = False,
+          jobs: Jobs = -1, devices: Devices = 1, more: More = None):
     """Train and evaluate on a store.
 
     Evaluates on random windows (the leaky reference) and patient-wise (the honest one), and writes a run folder with its report."""
     from pediatric_ecg.experiments import train_store
     from pediatric_ecg.report import build_report
-    run = train_store(store, out, quick=quick, n_jobs=jobs, progress=_bar(), **_settings(loss, epochs, repeats, seed))
+    run = train_store(store, out, quick=quick, n_jobs=jobs, progress=_bar(), **_settings(loss, epochs, repeats, seed, devices, more))
     build_report(run)
     _results(run)
 
@@ -122,13 +137,14 @@ def _results(run):
 
 @app.command()
 def run(folder: Folder, out: Out, database: DatabaseName = None, quick: Quick = False, seed: Seed = 0, seconds: Seconds = None, stride: Stride = None,
-        grouping: Grouping = "default", label: LabelRule = "marker", loss: Loss = "agcacl", epochs: Epochs = None, repeats: Repeats = 1, jobs: Jobs = -1):
+        grouping: Grouping = "default", label: LabelRule = "marker", loss: Loss = "agcacl", epochs: Epochs = None, repeats: Repeats = 1, jobs: Jobs = -1,
+        devices: Devices = 1, more: More = None):
     """From a folder of records to a report.
 
     Prepare, train, evaluate on random windows (the leaky reference) and patient-wise (the honest one), report."""
     from pediatric_ecg.experiments import run as do
     _results(do(folder, out, database=database, quick=quick, seed=seed, seconds=seconds, stride=stride, grouping=grouping, label=label, n_jobs=jobs,
-                progress=_bar(), **_settings(loss, epochs, repeats, seed)))
+                progress=_bar(), **_settings(loss, epochs, repeats, seed, devices, more)))
 
 @app.command()
 def evaluate(run: RunFolder, as_json: AsJson = False):

@@ -115,7 +115,7 @@ def nothing_scored(labels:list)->dict:
 def cross_validate(store:WindowStore, labels:list, folds:list, work:Path, config:TrainConfig, protocol:Protocol, n_jobs:int=-1, progress:bool=False)->pd.DataFrame:
     "Predictions of the test windows of all folds; folds run side by side, finished ones are read from `work`."
     jobs = [(f, protocol.seed + f.repeat) for f in folds]
-    parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator')
+    parallel = joblib.Parallel(n_jobs=1 if config.devices > 1 else n_jobs, return_as='generator')   # devices that share a batch are not shared by folds
     parts = parallel(joblib.delayed(run_fold)(store.path, f, labels, config, s, work/'folds') for f, s in jobs)
     return pd.concat(tqdm(parts, total=len(jobs), desc='folds', disable=not progress, leave=False), ignore_index=True)
 

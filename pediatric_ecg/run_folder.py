@@ -6,7 +6,7 @@
 __all__ = ['written_aside', 'pick_examples', 'save_examples', 'versions', 'git_revision']
 
 # %% ../nbs/32a_run_folder.ipynb #c003-b3ba3e
-import json, os, platform, subprocess
+import json, os, platform, shutil, subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +32,10 @@ def written_aside(out, settings:dict):
         if differing: raise DataError(f'{partial}: holds an unfinished run with other settings ({", ".join(differing)}); repeat them to continue it, or remove the folder')
     partial.mkdir(parents=True, exist_ok=True)
     (partial/'settings.json').write_text(text)
-    yield partial
+    try: yield partial
+    except BaseException:   # a mistake that shows before any work is done must not stand in the way of the next try
+        if {p.name for p in partial.rglob('*') if p.is_file()} <= {'settings.json', 'folds.json', '.store.lock'}: shutil.rmtree(partial)
+        raise
     for left in ('settings.json', '.store.lock'): (partial/left).unlink(missing_ok=True)   # of use to an unfinished run only
     if out.exists(): out.rmdir()
     os.replace(partial, out)
