@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
+from .calibration import temper
 from .databases import Database, DataError
 from .decode import Reader
 from .model import RhythmNet
@@ -194,6 +195,7 @@ def annotate(run:str|Path, # run folder: model.safetensors and config.json
     step = round(step * pre.fs) / pre.fs
     p, used = probabilities(model, windows_of(record, database, pre, seconds, step))
     if np.isnan(p).all(): raise DataError(f"{record}: no lead carries a signal; check the recording")
+    p = temper(p, config.get("temperature", 1))                                   # before smoothing, which weighs evidence by how sure it is
     path, post = _smooth(p, step, seconds, dwell) if smooth else (np.nan_to_num(p).argmax(1), p)
     segments = to_segments(np.where(np.isnan(p[:, 0]), -1, path), post, config["classes"], step, seconds, header.seconds)
     file = _write(out, record.name, segments, header, database)

@@ -1,5 +1,6 @@
 """Annotating a record: the same signals as in training, segments that tile the record, a file others can read, memory that stays flat."""
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -90,6 +91,23 @@ def test_files_hold_what_was_found(run, simdb, tmp_path, smoothed):
     assert table.rhythm.tolist() == found.segments.rhythm.tolist()
     assert any("simulated" in n for n in found.notes)
     assert {f.name: f.stat().st_mtime_ns for f in simdb.iterdir()} == before, "the database is only read"
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_a_temperature_changes_confidence_not_the_answer_of_a_window(run, simdb, tmp_path, temperature):
+    "Each window for itself: same segments, other probabilities. A run folder without the key counts as T = 1."
+    record = record_paths(simdb, LEIPZIG)[0]
+    tempered = tmp_path / "run"
+    shutil.copytree(run, tempered)
+    config = json.loads((run / "config.json").read_text())
+    assert "temperature" not in config
+    (tempered / "config.json").write_text(json.dumps(config | {"temperature": temperature}))
+    as_given, other = (annotate(r, record, tmp_path / "out", smooth=False).segments for r in (run, tempered))
+    names = ["start_s", "end_s", "rhythm"]
+    pd.testing.assert_frame_equal(other[names], as_given[names])
+    assert ((other.probability > as_given.probability) == (temperature < 1)).all()
+    smoothed = [annotate(r, record, tmp_path / "out").segments for r in (run, tempered)]
+    assert smoothed[0].start_s.tolist() != smoothed[1].start_s.tolist() or not np.allclose(smoothed[0].probability, smoothed[1].probability)
 
 
 def test_leads_in_another_order_and_missing(run, simdb, tmp_path):
