@@ -95,7 +95,7 @@ def folds_of(store, recipe:Recipe, labels:list)->list:
         folds += over
     return folds
 
-# %% ../nbs/34_grid.ipynb #c017-5f5c96
+# %% ../nbs/34_grid.ipynb #c017-5aa93f
 def experiment(store, # WindowStore or its folder
                out,   # folder of the grid; an unfinished one is continued
                recipe='paper', # a name in RECIPES, or a Recipe
@@ -113,7 +113,7 @@ def experiment(store, # WindowStore or its folder
     if repeats: recipe = replace(recipe, protocol=replace(recipe.protocol, repeats=repeats))
     labels, out = scored_labels(store, recipe.protocol), Path(out)
     folds = folds_of(store, recipe, labels)
-    _claim(out, {'folds': folds_hash(folds), 'config': asdict(recipe.config), 'labels': labels})
+    _claim(out, {'config': asdict(recipe.config), 'labels': labels, 'folds': {f'{f.split}-{f.name}': folds_hash([f]) for f in folds}})
     jobs, todo = [], settings(recipe, store)
     for f, s in itertools.product(folds, todo):     # all settings of a fold before the next: an unfinished grid is a fair one
         config, special = configure(recipe.config, s)
@@ -124,16 +124,18 @@ def experiment(store, # WindowStore or its folder
         write_text(out/f'{name}.csv', make(out, todo, labels, recipe.protocol.draws).to_csv(index=False).rstrip())
     return out/'results.csv'
 
-# %% ../nbs/34_grid.ipynb #c018-ff0e9b
+# %% ../nbs/34_grid.ipynb #c018-ed7443
 def _claim(out:Path, identity:dict):
-    "Makes the folder of a grid, or checks that it is the same grid's."
-    text = json.dumps(identity, indent=1, sort_keys=True, default=str)
+    "Makes the folder of a grid, or checks that it is the same grid's; further repeats and splits may join it."
+    identity = json.loads(json.dumps(identity, default=str))
     if (out/'grid.json').exists():
-        if (out/'grid.json').read_text() != text: raise DataError(f'{out}: holds a grid with other folds or settings; choose another --out')
-        return
-    if out.exists() and any(out.iterdir()): raise DataError(f'{out}: exists with other content; choose another --out')
+        old = json.loads((out/'grid.json').read_text())
+        both = old['folds'] | identity['folds']
+        if old | {'folds': {}} != identity | {'folds': {}} or both != identity['folds'] | old['folds']: raise DataError(f'{out}: holds a grid with other folds or settings; choose another --out')
+        identity['folds'] = both
+    elif out.exists() and any(out.iterdir()): raise DataError(f'{out}: exists with other content; choose another --out')
     out.mkdir(parents=True, exist_ok=True)
-    (out/'grid.json').write_text(text)
+    write_text(out/'grid.json', json.dumps(identity, indent=1))
 
 # %% ../nbs/34_grid.ipynb #c020-0ada51
 GEOMETRY = ('largest', 'gap', 'rank', 'minority', 'within_rare', 'ratio')
