@@ -52,7 +52,14 @@ def _metric_learning():
     return losses
 
 # %% ../nbs/20a_contrastive.ipynb #c011-284a08
-class SupCon(_EmbeddingLoss):
+class _FromLibrary(_EmbeddingLoss):
+    "A loss of pytorch-metric-learning, kept as `loss`."
+    def forward(self, z:Float[Tensor, "batch dim"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
+        "The loss of the batch."
+        self._check(z, y)
+        return self.loss(unit(z), y)
+
+class SupCon(_FromLibrary):
     "Supervised contrastive loss of pytorch-metric-learning (Khosla et al., NeurIPS 2020). A batch without any pair of a class costs 0."
     def __init__(self,
         class_counts, # Only their number is used
@@ -62,12 +69,7 @@ class SupCon(_EmbeddingLoss):
         super().__init__(class_counts, dim)
         self.loss = _metric_learning().SupConLoss(temperature=temperature)
 
-    def forward(self, z:Float[Tensor, "batch dim"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
-        "The loss of the batch."
-        self._check(z, y)
-        return self.loss(unit(z), y)
-
-class ProxyAnchor(_EmbeddingLoss):
+class ProxyAnchor(_FromLibrary):
     "Proxy-Anchor loss of pytorch-metric-learning with one learnt proxy a class (Kim et al., CVPR 2020)."
     def __init__(self,
         class_counts, # Only their number is used
@@ -77,11 +79,6 @@ class ProxyAnchor(_EmbeddingLoss):
     ):
         super().__init__(class_counts, dim)
         self.loss = _metric_learning().ProxyAnchorLoss(self.n_classes, dim, margin=margin, alpha=alpha)
-
-    def forward(self, z:Float[Tensor, "batch dim"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
-        "The loss of the batch."
-        self._check(z, y)
-        return self.loss(unit(z), y)
 
 # %% ../nbs/20a_contrastive.ipynb #c013-5de093
 class BCL(_EmbeddingLoss):

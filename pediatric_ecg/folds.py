@@ -6,7 +6,7 @@
 __all__ = ['check_table', 'Fold', 'fold_table', 'folds_hash', 'save_folds', 'load_folds']
 
 # %% ../nbs/06c_folds.ipynb #c004-1778ff
-import hashlib, json, os
+import hashlib, json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pandas as pd
 
 from .audit import LeakError, audit
 from .databases import DataError
+from .store import write_text
 
 # %% ../nbs/06c_folds.ipynb #c009-d640e5
 def check_table(table:pd.DataFrame, # One row a window
@@ -87,8 +88,7 @@ def save_folds(path, # File to write, .json
         for letter, side in _LETTERS.items(): letters[getattr(f, side)] = letter
         items.append({'name': f.name, 'split': f.split, 'repeat': f.repeat, 'rows': ''.join(letters)})
     text = json.dumps({'windows': len(table), 'table': _table_hash(table), 'hash': folds_hash(folds), 'folds': items}, indent=1)
-    path = Path(path); aside = path.with_name(path.name + '.partial')
-    aside.write_text(text + '\n', encoding='utf-8'); os.replace(aside, path)
+    write_text(path, text)
     return folds_hash(folds)
 
 # %% ../nbs/06c_folds.ipynb #c022-dd2f6d

@@ -6,7 +6,6 @@
 __all__ = ['context', 'build_report']
 
 # %% ../nbs/42_report.ipynb #c003-cb0fed
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from .report_templates import CSS, EXPLAIN, environment, percent
 from .report_text import HEADS, Run, cohort_text, count, floor, limits, load_run, made_how, rhythm_name, scored, sizes, summary, text_table, title
 from .report_tripod import tripod
 from .report_trust import geometry_words, trust
+from .store import write_text
 
 # %% ../nbs/42_report.ipynb #c007-7e58d0
 def _examples(run, most=8):
@@ -117,20 +117,15 @@ def _limit(c, v):
     return "; ".join(few + missed + false) or "none beyond those below"
 
 # %% ../nbs/42_report.ipynb #c018-da08de
-def _write(path, text):
-    "Write a text file aside, then rename it."
-    part = path.with_name(path.name + ".partial")
-    part.write_text(text, encoding="utf-8"); os.replace(part, path)
-
 def build_report(run_folder:str|Path, # a finished run folder
                 )->Path: # report.html
     "Write report.html (self-contained) and model_card.md into the run folder. Raises DataError where the folder is not a finished run."
     run = load_run(run_folder)
     env, ctx = environment(), context(run)
-    _write(run.folder / "report.html", env.get_template("report.html").render(ctx))
+    write_text(run.folder / "report.html", env.get_template("report.html").render(ctx))
     card = env.overlay(autoescape=False)
     def cell(s): return str(s).replace("|", "\\|").replace("\n", " ")
     extra = {"limit": _limit, "tripod": [tuple(map(cell, row)) for row in ctx["tripod"]]}
-    text = "\n\n".join(card.get_template(f"{name}.md").render(ctx | extra).strip() for name in ("card", "card_results", "card_trust", "card_made")) + "\n"
-    _write(run.folder / "model_card.md", text)
+    text = "\n\n".join(card.get_template(f"{name}.md").render(ctx | extra).strip() for name in ("card", "card_results", "card_trust", "card_made"))
+    write_text(run.folder / "model_card.md", text)
     return run.folder / "report.html"

@@ -6,7 +6,7 @@
 __all__ = ['written_aside', 'pick_examples', 'save_examples', 'versions', 'git_revision']
 
 # %% ../nbs/32a_run_folder.ipynb #c003-b3ba3e
-import json, os, platform, shutil, subprocess
+import json, os, shutil, subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pandas as pd
 
 from . import __version__
 from .databases import DataError
+from .store import versions as store_versions
 
 # %% ../nbs/32a_run_folder.ipynb #c006-fcb1a2
 @contextmanager
@@ -59,9 +60,9 @@ def save_examples(path:Path, store, predictions:pd.DataFrame, classes:list):
 
 # %% ../nbs/32a_run_folder.ipynb #c014-e2e5df
 def versions()->dict:
-    "Versions of what a result depends on."
-    import scipy, sklearn, torch, wfdb
-    return {'pediatric_ecg': __version__, 'python': platform.python_version(), **{m.__name__: m.__version__ for m in (torch, np, scipy, pd, sklearn, wfdb)}}
+    "Versions of what a result depends on: what a store depends on, and what learns from it."
+    import sklearn, torch
+    return {'pediatric_ecg': __version__, **store_versions(), **{m.__name__: m.__version__ for m in (torch, sklearn)}}
 
 # %% ../nbs/32a_run_folder.ipynb #c015-0d8abf
 def git_revision()->str:
