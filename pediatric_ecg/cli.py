@@ -173,7 +173,7 @@ def annotate(run: RunFolder, record: Annotated[Path, typer.Argument(metavar="REC
     print(name_rhythms(run, record, out, stride=stride, smooth=smooth))
 
 @app.command()
-def experiment(store: Store, out: Out, recipe: Annotated[str, typer.Option(help="Grid of experiments: paper, losses, networks, ingredients, fusion, transformer, modalities, shots, robustness, transfer, checks.")] = "paper", jobs: Jobs = -1, quick: Quick = False,
+def experiment(store: Store, out: Out, recipe: Annotated[str, typer.Option(help="Grid of experiments: paper, losses, networks, peers, ingredients, fusion, transformer, modalities, shots, robustness, transfer, checks.")] = "paper", jobs: Jobs = -1, quick: Quick = False,
                epochs: Annotated[Optional[int], typer.Option(help="Passes over the drawn windows. [default: the recipe's]", show_default=False)] = None,
                repeats: Annotated[Optional[int], typer.Option(help="Repetitions of the folds, each with its own seed. [default: the recipe's]", show_default=False)] = None):
     """Run a grid of experiments on a store.

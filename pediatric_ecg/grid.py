@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STUDY', 'LOSSES', 'PEERS', 'RECIPES', 'GEOMETRY', 'Recipe', 'settings', 'configure', 'name_of', 'children',
-           'folds_of', 'experiment', 'predictions', 'geometry_of', 'results', 'comparisons', 'formatted', 'window_grid']
+           'folds_of', 'experiment', 'predictions', 'training_of', 'results', 'comparisons', 'formatted', 'window_grid']
 
 # %% ../nbs/34_grid.ipynb #c003-f81bb2
 import itertools, json
@@ -29,7 +29,7 @@ from .windows import WindowStore, prepare
 # %% ../nbs/34_grid.ipynb #c006-337e84
 STUDY = dict(config=TrainConfig(epochs=10, per_group=20), protocol=Protocol(folds=3, repeats=5, min_patients=3))
 
-# %% ../nbs/34_grid.ipynb #c008-ddf0f9
+# %% ../nbs/34_grid.ipynb #c008-566547
 @dataclass(frozen=True)
 class Recipe:
     "What a grid varies, and over which splits and repeats."
@@ -45,6 +45,7 @@ RECIPES = {
     'paper': Recipe([{'loss': l} for l in LOSSES] + [*PEERS, {'floor': 'intervals'}, {'floor': 'majority'}], splits=('random', 'patient')),
     'losses': Recipe({'loss': LOSSES}),
     'networks': Recipe([{'loss': 'agcacl'}, {'loss': 'ce'}, *PEERS, {'floor': 'intervals'}, {'floor': 'majority'}]),
+    'peers': Recipe(lambda store: [{'loss': 'agcacl'}, *({'network': n + only, 'loss': 'ce'} for n in ('resnet', 'crnn', 'inceptiontime') for only in ('', *(f':{m}' for m in store.modalities)))]),
     'ingredients': Recipe([{'loss': 'agcacl', 'loss_args': a} for a in ({}, {'psi': 'none'}, {'psi': 'anchor'}, {'psi': 'both'}, {'beta': 0.}, {'geometry': 0.}, {'momentum': 0.})] + [{'loss': 'supcon+la'}, {'loss': 'ce+la'}]),
     'fusion': Recipe({'model.fusion': ['semantic', 'mean', 'concat', 'early', 'late']}),
     'transformer': Recipe({'model.depth': [2, 1, 0]}),
@@ -137,7 +138,7 @@ def _claim(out:Path, identity:dict):
     out.mkdir(parents=True, exist_ok=True)
     write_text(out/'grid.json', json.dumps(identity, indent=1))
 
-# %% ../nbs/34_grid.ipynb #c020-0ada51
+# %% ../nbs/34_grid.ipynb #c020-678af4
 GEOMETRY = ('largest', 'gap', 'rank', 'minority', 'within_rare', 'ratio')
 
 def predictions(out, setting:dict)->pd.DataFrame:
@@ -147,11 +148,12 @@ def predictions(out, setting:dict)->pd.DataFrame:
     p = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({'split': []})
     return p if 'condition' in p else p.assign(condition='clean')
 
-def geometry_of(out, setting:dict, split:str)->dict:
-    "The mean class geometry of a setting's cells, on their validation windows, at the chosen epoch."
-    rows = [h[h.epoch == h.best] for h in map(pd.read_csv, sorted((Path(out)/name_of(setting)).glob(f'{split}-*.history.csv')))]
-    rows = pd.concat(rows) if rows else pd.DataFrame()
-    return {k: rows[k].mean() for k in GEOMETRY if k in rows}
+def training_of(out, setting:dict, split:str)->dict:
+    "Of a setting's cells: the mean seconds of training, and the mean class geometry on validation windows at the chosen epoch."
+    cells = [pd.read_csv(f) for f in sorted((Path(out)/name_of(setting)).glob(f'{split}-*.history.csv'))]
+    if not cells: return {}
+    chosen = pd.concat([h[h.epoch == h.best] for h in cells])
+    return {'train_seconds': np.mean([h.seconds.sum() for h in cells]), **{k: chosen[k].mean() for k in GEOMETRY if k in chosen}}
 
 def _kinds(out, setting): return predictions(out, setting).groupby(['split', 'condition'], sort=False)
 def _plain(setting): return {k: v if isinstance(v, (str, int, float)) else json.dumps(v) for k, v in setting.items()}
@@ -165,7 +167,7 @@ def results(out, combinations:list, labels:list, draws:int=2000)->pd.DataFrame:
             each = [scores(q.truth, q.prediction, labels)['macro_f1'] for _, q in p.groupby('repeat')]
             rows.append({**_plain(setting), 'split': split, 'condition': condition, **{k: m[k] for k in m['ci95']},
                          **{f'{k}_{e}': m['ci95'][k][i] for k in m['ci95'] for i, e in enumerate(('low', 'high'))}, 'macro_f1_sd_repeats': np.std(each, ddof=1) if len(each) > 1 else None,
-                         'classes': m['n_classes'], 'patients': m['n_patients'], 'windows': m['n_windows'], **geometry_of(out, setting, split), **{f'f1 {c}': m['per_class'][c]['f1'] for c in labels}})
+                         'classes': m['n_classes'], 'patients': m['n_patients'], 'windows': m['n_windows'], **training_of(out, setting, split), **{f'f1 {c}': m['per_class'][c]['f1'] for c in labels}})
     return pd.DataFrame(rows)
 
 def comparisons(out, combinations:list, labels:list, draws:int=2000)->pd.DataFrame:
