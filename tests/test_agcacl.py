@@ -97,6 +97,19 @@ def test_at_the_simplex_the_loss_is_known(C, psi):
     assert loss.similarity()[0, 1].item() == pytest.approx(simplex_cosine(C), abs=1e-12)
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=6), st.floats(.1, 5), st.floats(0, 2), st.sampled_from(['negatives', 'none']), st.integers(0, 10**6))
+def test_no_placement_is_below_the_simplex_where_classes_weigh_the_same_in_total(counts, tau, size, psi, seed):
+    "The bound proved in the notebook: φ = 1/b makes the totals equal, whatever the counts; samples and prototypes anywhere."
+    C, g = len(counts), torch.Generator().manual_seed(seed)
+    loss = ready(counts, 8, tau=tau, psi=psi, beta=1, phi_max=1e9).eval()
+    noise = lambda n: size*torch.randn(n, 8, generator=g, dtype=f64)
+    loss.prototypes.copy_(F.normalize(simplex(C, 8) + noise(C)))
+    y = torch.arange(C).repeat_interleave(torch.tensor(counts))
+    floor = math.log1p((C - 1)*math.exp(-C/((C - 1)*tau)))
+    assert loss(simplex(C, 8)[y] + noise(len(y)), y).item() >= floor*(1 - 1e-6)
+
+
 # ── the double loop and the gradients ──
 
 SETTINGS = [dict(psi=p, eta=2., gamma=.7, tau=.15) for p in PSI] + [dict(geometry=0), dict(beta=0), dict(beta=1, phi_max=1.5), dict(eta=0), dict(geometry=3., tau=1.)]
