@@ -32,6 +32,7 @@ SETTINGS = {
     'group normalisation': {'model.norm': 'group'},
     'no Transformer': {'model.depth': 0},
     'wider (96)': {'model.widths': (96, 96)},
+    'no periodicity block': {'model.periodicity': False},
     'cross-entropy': {'loss': 'ce'},
     '40 windows a patient and rhythm': {'per_group': 40},
     'stronger augmentation': {'augment': {'scale': .5, 'noise': .2, 'wander': .4, 'drop_lead': .2, 'drop_modality': .2}},

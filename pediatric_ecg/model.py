@@ -18,6 +18,7 @@ from torch import nn, Tensor
 from jaxtyping import Bool, Float
 from .encoders import Encoder, LeadScale, multiply_adds
 from .fusion import Fusion, mean_weights
+from .periodicity import Periodicity
 from .transformer import Pool, Transformer
 
 # %% ../nbs/13_model.ipynb #s92e89b01
@@ -38,6 +39,7 @@ class RhythmNetConfig:
     norm:str='batch' # of the encoders: 'batch' or 'group'
     fusion:str='semantic' # 'semantic', 'mean', 'concat', 'early' or 'late'
     cross_attention:bool=True # for semantic, mean and concat
+    periodicity:bool=True # the block that hears intervals and not shapes; False takes it out
     depth:int=2 # Transformer blocks; 0 takes it out
     heads:int=4 # of every attention
     ff:int=2 # widening of the feed-forward part
@@ -104,6 +106,7 @@ class RhythmNet(nn.Module):
         self.pool = Pool(dim, c.pooling)
         self.heads = nn.ModuleList(nn.Linear(dim, c.n_classes) for _ in (leads if c.fusion == 'late' else [0]))
         self.project = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, c.embedding))
+        self.periodicity = Periodicity(len(leads), dim, c.fs, c.seconds, norm=c.norm) if c.periodicity else None
 
 # %% ../nbs/13_model.ipynb #sc7d35e65
 @patch
@@ -142,10 +145,11 @@ def forward(self:RhythmNet,
     "Logits, contrastive embedding, features and the weight of each modality."
     signals, masks = self.inputs(x, present)
     available, z = torch.stack([p.any(1) for p in masks], 1), self.tokens(signals)
-    if self.config.fusion == 'late': features, w, logits = self._late(z, available)
+    intervals = 0. if self.periodicity is None else self.periodicity(signals)
+    if self.config.fusion == 'late': features, w, logits = self._late(z, available, intervals)
     else:
         z, w = (z[0], mean_weights(available)) if self.fusion is None else self.fusion(z, available)
-        features = self._pooled(z)
+        features = self._pooled(z) + intervals
         logits = self.heads[0](self.drop(features))
     return RhythmNetOutput(logits, self.project(features), features, w)
 
@@ -155,8 +159,9 @@ def _pooled(self:RhythmNet, z):
     return self.pool(self.transformer(z))
 
 @patch
-def _late(self:RhythmNet, z, available):
+def _late(self:RhythmNet, z, available, intervals):
     f = self._pooled(torch.cat(z)).unflatten(0, (len(z), -1)).transpose(0, 1)  # (batch, modality, dim)
+    if self.periodicity is not None: f = f + intervals[:, None]
     w = mean_weights(available)
     logits = torch.stack([h(self.drop(f[:, m])) for m, h in enumerate(self.heads)], 1)
     return torch.einsum('bm,bmd->bd', w.to(f.dtype), f), w, torch.einsum('bm,bmc->bc', w.to(f.dtype), logits)
@@ -179,7 +184,7 @@ def summary(self:RhythmNet,
     "Parameters and multiply-adds, block by block."
     n, device = round((seconds or self.config.seconds)*self.config.fs), next(self.parameters()).device
     counts = multiply_adds(self, {m: torch.zeros(1, k, n, device=device) for m, k in self.config.leads.items()})
-    blocks = [(f'encoders.{m}', e) for m, e in self.encoders.items()] + [(b, getattr(self, b)) for b in ('fusion', 'transformer', 'pool', 'heads', 'project') if getattr(self, b) is not None]
+    blocks = [(f'encoders.{m}', e) for m, e in self.encoders.items()] + [(b, getattr(self, b)) for b in ('fusion', 'transformer', 'pool', 'periodicity', 'heads', 'project') if getattr(self, b) is not None]
     cost = lambda b: counts.get(f'{type(self).__name__}.{b}', sum(v for k, v in counts.items() if k.startswith(f'{type(self).__name__}.{b}.') and k.count('.') == b.count('.') + 2))
     rows = [dict(block=b, parameters=sum(p.numel() for p in m.parameters()), multiply_adds=cost(b)) for b, m in blocks]
     return rows + [dict(block='total', parameters=sum(p.numel() for p in self.parameters()), multiply_adds=counts['Global'])]
