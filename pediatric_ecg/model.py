@@ -106,7 +106,7 @@ class RhythmNet(nn.Module):
         self.pool = Pool(dim, c.pooling)
         self.heads = nn.ModuleList(nn.Linear(dim, c.n_classes) for _ in (leads if c.fusion == 'late' else [0]))
         self.project = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, c.embedding))
-        self.periodicity = Periodicity(len(leads), dim, c.fs, c.seconds, norm=c.norm) if c.periodicity else None
+        self.periodicity = Periodicity(len(leads), dim, c.fs, c.seconds, norm=c.norm, dropout=.3 if c.dropout else 0.) if c.periodicity else None
 
 # %% ../nbs/13_model.ipynb #sc7d35e65
 @patch

@@ -57,7 +57,7 @@ def at_lags(
     share = lags - lags.floor()
     return torch.where(there, a[..., low]*(1 - share) + a[..., low + 1]*share, 0.)
 
-# %% ../nbs/12a_periodicity.ipynb #c017-99b794
+# %% ../nbs/12a_periodicity.ipynb #c017-481356
 class Periodicity(nn.Module):
     def __init__(self,
         modalities:int, # number of signals
@@ -80,7 +80,7 @@ class Periodicity(nn.Module):
     )->Float[Tensor, "batch row bins"]: # autocorrelation of each modality's activity, and of their sum where there are several
         "What the block sees."
         with torch.autocast(signals[0].device.type, enabled=False):
-            e = [activity(s.float(), self.fs) for s in signals]
+            e = [activity(s if s.dtype == torch.float64 else s.float(), self.fs) for s in signals]   # half precision has too few digits for a sum over a window
             e = torch.stack(e + [sum(e)] if len(e) > 1 else e, 1)
             return at_lags(autocorrelation(e), self.lags)
 
