@@ -139,7 +139,7 @@ def _claim(out:Path, identity:dict):
     out.mkdir(parents=True, exist_ok=True)
     write_text(out/'grid.json', json.dumps(identity, indent=1))
 
-# %% ../nbs/34_grid.ipynb #c020-678af4
+# %% ../nbs/34_grid.ipynb #c020-4fc31b
 GEOMETRY = ('largest', 'gap', 'rank', 'minority', 'within_rare', 'ratio')
 
 def predictions(out, setting:dict)->pd.DataFrame:
@@ -157,6 +157,7 @@ def training_of(out, setting:dict, split:str)->dict:
     return {'train_seconds': np.mean([h.seconds.sum() for h in cells]), **{k: chosen[k].mean() for k in GEOMETRY if k in chosen}}
 
 def _kinds(out, setting): return predictions(out, setting).groupby(['split', 'condition'], sort=False)
+def _examined(p, labels): return [c for c in labels if c in set(p.truth)]   # the adults of a transfer hold fewer rhythms than the children
 def _plain(setting): return {k: v if isinstance(v, (str, int, float)) else json.dumps(v) for k, v in setting.items()}
 
 def results(out, combinations:list, labels:list, draws:int=2000)->pd.DataFrame:
@@ -164,11 +165,12 @@ def results(out, combinations:list, labels:list, draws:int=2000)->pd.DataFrame:
     rows = []
     for setting in combinations:
         for (split, condition), p in _kinds(out, setting):
-            m = summarise(p, labels, draws=draws)
-            each = [scores(q.truth, q.prediction, labels)['macro_f1'] for _, q in p.groupby('repeat')]
+            among = _examined(p, labels)
+            m = summarise(p, among, draws=draws)
+            each = [scores(q.truth, q.prediction, among)['macro_f1'] for _, q in p.groupby('repeat')]
             rows.append({**_plain(setting), 'split': split, 'condition': condition, **{k: m[k] for k in m['ci95']},
                          **{f'{k}_{e}': m['ci95'][k][i] for k in m['ci95'] for i, e in enumerate(('low', 'high'))}, 'macro_f1_sd_repeats': np.std(each, ddof=1) if len(each) > 1 else None,
-                         'classes': m['n_classes'], 'patients': m['n_patients'], 'windows': m['n_windows'], **training_of(out, setting, split), **{f'f1 {c}': m['per_class'][c]['f1'] for c in labels}})
+                         'classes': m['n_classes'], 'patients': m['n_patients'], 'windows': m['n_windows'], **training_of(out, setting, split), **{f'f1 {c}': m['per_class'][c]['f1'] for c in among}})
     return pd.DataFrame(rows)
 
 def comparisons(out, combinations:list, labels:list, draws:int=2000)->pd.DataFrame:
@@ -177,7 +179,7 @@ def comparisons(out, combinations:list, labels:list, draws:int=2000)->pd.DataFra
     for setting in combinations[1:]:
         for kind, p in _kinds(out, setting):
             if kind not in reference: continue
-            d = compare(reference[kind], p, labels, draws=draws)
+            d = compare(reference[kind], p, _examined(p, labels), draws=draws)
             rows.append({'reference': name_of(combinations[0]), **_plain(setting), 'split': kind[0], 'condition': kind[1],
                          **{f'{k}_{e}': v for k in ('macro_f1', 'top1') for e, v in (('difference', d[k]['difference']), ('low', d[k]['ci95'][0]), ('high', d[k]['ci95'][1]), ('p', d[k]['p']))}})
     return pd.DataFrame(rows)
