@@ -108,6 +108,7 @@ def _settings(loss, epochs, repeats, seed, devices, more):
     if special: raise typer.BadParameter(f"--set {next(iter(special))}: belongs to 'experiment', in a recipe")
     return {"config": config, "protocol": Protocol(repeats=repeats, seed=seed)}
 
+# %% ../nbs/50_cli.ipynb #prepare-train
 @app.command()
 def prepare(folder: Folder, out: Annotated[Path, typer.Option("--out", metavar="STORE", help="Window store to write.")], database: DatabaseName = None,
             seconds: Seconds = None, stride: Stride = None, grouping: Grouping = "default", label: LabelRule = "marker", jobs: Jobs = -1):

@@ -18,7 +18,8 @@ import torch
 from tqdm import tqdm
 
 from .cells import READ, run_fold, temperature
-from .databases import Database, DataError, get_database
+from .conditions import database_of
+from .databases import DataError, get_database
 from .evaluation import summarise
 from .run_folder import git_revision, save_examples, versions, written_aside
 from .splits import audit, evaluable, folds_hash, patient_folds, random_folds, save_folds
@@ -156,7 +157,7 @@ def _train_into(work, store, config, protocol, n_jobs, quick, progress):
 def _describe(work, store, result, heat, labels, folds, config, protocol, quick, elapsed):
     "The network with its configuration, and the manifest."
     m, sources = store.manifest['parameters'], {k: v for r in store.manifest['records'] for k, v in r['sources'].items()}
-    database = Database.from_json(json.dumps(m['database']))
+    database = database_of(store)
     modalities = {k: list(v) for k, v in store.modalities.items()}
     common = {'preprocess': m['preprocess'], 'modalities': modalities}
     result.model.save(work, {**common, 'train': asdict(config), 'classes': labels, 'seconds': store.seconds, 'fs': store.fs, 'temperature': round(heat, 4), 'database': json.loads(database.to_json())})

@@ -139,7 +139,7 @@ def _claim(out:Path, identity:dict):
     out.mkdir(parents=True, exist_ok=True)
     write_text(out/'grid.json', json.dumps(identity, indent=1))
 
-# %% ../nbs/34_grid.ipynb #c020-4fc31b
+# %% ../nbs/34_grid.ipynb #c020-2aebf5
 GEOMETRY = ('largest', 'gap', 'rank', 'minority', 'within_rare', 'ratio')
 
 def predictions(out, setting:dict)->pd.DataFrame:
@@ -156,6 +156,7 @@ def training_of(out, setting:dict, split:str)->dict:
     chosen = pd.concat([h[h.epoch == h.best] for h in cells])
     return {'train_seconds': np.mean([h.seconds.sum() for h in cells]), **{k: chosen[k].mean() for k in GEOMETRY if k in chosen}}
 
+# %% ../nbs/34_grid.ipynb #c021-49c633
 def _kinds(out, setting): return predictions(out, setting).groupby(['split', 'condition'], sort=False)
 def _examined(p, labels): return [c for c in labels if c in set(p.truth)]   # the adults of a transfer hold fewer rhythms than the children
 def _plain(setting): return {k: v if isinstance(v, (str, int, float)) else json.dumps(v) for k, v in setting.items()}
@@ -164,13 +165,14 @@ def results(out, combinations:list, labels:list, draws:int=2000)->pd.DataFrame:
     "One row a setting, split and condition: the five figures with 95 % intervals over patients, the spread over repeats, the class geometry, and the F1 of each rhythm."
     rows = []
     for setting in combinations:
+        training = {split: training_of(out, setting, split) for split in ('random', 'patient', 'transfer')}   # one network for all conditions
         for (split, condition), p in _kinds(out, setting):
             among = _examined(p, labels)
             m = summarise(p, among, draws=draws)
             each = [scores(q.truth, q.prediction, among)['macro_f1'] for _, q in p.groupby('repeat')]
             rows.append({**_plain(setting), 'split': split, 'condition': condition, **{k: m[k] for k in m['ci95']},
                          **{f'{k}_{e}': m['ci95'][k][i] for k in m['ci95'] for i, e in enumerate(('low', 'high'))}, 'macro_f1_sd_repeats': np.std(each, ddof=1) if len(each) > 1 else None,
-                         'classes': m['n_classes'], 'patients': m['n_patients'], 'windows': m['n_windows'], **training_of(out, setting, split), **{f'f1 {c}': m['per_class'][c]['f1'] for c in among}})
+                         'classes': m['n_classes'], 'patients': m['n_patients'], 'windows': m['n_windows'], **training[split], **{f'f1 {c}': m['per_class'][c]['f1'] for c in among}})
     return pd.DataFrame(rows)
 
 def comparisons(out, combinations:list, labels:list, draws:int=2000)->pd.DataFrame:
@@ -184,7 +186,7 @@ def comparisons(out, combinations:list, labels:list, draws:int=2000)->pd.DataFra
                          **{f'{k}_{e}': v for k in ('macro_f1', 'top1') for e, v in (('difference', d[k]['difference']), ('low', d[k]['ci95'][0]), ('high', d[k]['ci95'][1]), ('p', d[k]['p']))}})
     return pd.DataFrame(rows)
 
-# %% ../nbs/34_grid.ipynb #c022-7c4c3a
+# %% ../nbs/34_grid.ipynb #c023-7c4c3a
 def formatted(table:pd.DataFrame, # rows of results.csv
               keys:tuple=('top1', 'macro_precision', 'macro_recall', 'macro_f1', 'macro_f2'))->pd.DataFrame:
     "The table's settings, and its figures in percent as text with their intervals."
@@ -192,7 +194,7 @@ def formatted(table:pd.DataFrame, # rows of results.csv
     text = lambda r, k: f'{100*r[k]:.1f} ({100*r[k + "_low"]:.1f}–{100*r[k + "_high"]:.1f})'
     return table[[*names, 'split']].fillna('').assign(**{k.replace('_', ' '): [text(r, k) for _, r in table.iterrows()] for k in keys})
 
-# %% ../nbs/34_grid.ipynb #c029-e5ec9f
+# %% ../nbs/34_grid.ipynb #c030-e5ec9f
 def window_grid(folder, # WFDB records
                 out,    # stores and grids are made here; an unfinished one is continued
                 seconds:tuple=(1., 2., 3., 5.), rules:tuple=('marker', 'beats'), # window lengths, and label rules

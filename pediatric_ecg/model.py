@@ -21,9 +21,10 @@ from .fusion import Fusion, mean_weights
 from .periodicity import Periodicity
 from .transformer import Pool, Transformer
 
-# %% ../nbs/13_model.ipynb #s92e89b01
+# %% ../nbs/13_model.ipynb #fusions-names
 FUSIONS = ('semantic', 'mean', 'concat', 'early', 'late')
 
+# %% ../nbs/13_model.ipynb #s92e89b01
 @dataclass
 class RhythmNetConfig:
     "Everything that shapes a RhythmNet. ValueError for a choice that contradicts itself."
