@@ -1,6 +1,7 @@
 """The comparison behind the network's and the training's defaults, on validation patients alone.
 
     python benchmarks/choices.py STORE [--only NAME …] [--out nbs/results/choices.csv]     (about three minutes of one core a setting)
+    python benchmarks/choices.py STORE --only losses --out nbs/results/choices-losses.csv
 
 STORE is the window store of mitdb (`pediatric-ecg prepare`). The folds, epochs and windows are those of the study protocol; each
 setting is trained on the training patients of three repeats of three grouped folds, to the last epoch, and scored on the *validation*
@@ -40,6 +41,19 @@ SETTINGS = {
     'smaller steps, more decay': {'lr': 1e-3, 'weight_decay': .1},
     'the neighbouring windows too': {'context': True},
 }
+LOSSES = {
+    'cross-entropy': {'loss': 'ce'},
+    'cross-entropy, half the prior': {'loss': 'ce+la', 'loss_args': {'tau': .5}},
+    'prototypes of windows, whole prior': {'loss': 'agcacl-windows', 'loss_args': {'prior': 1.}},
+    'prototypes of windows, half the prior': {'loss': 'agcacl-windows'},
+    'prototypes of patients, own included': {'loss_args': {'others': False}},
+    'prototypes of the other patients': {},
+    'the same, λ 1': {'loss_args': {'weight': 1.}},
+    'the same, ψ on both sides': {'loss_args': {'psi': 'both'}},
+    'cross-entropy, random filters': {'loss': 'ce', 'change': 'filtered'},
+    'cross-entropy, random polarity': {'loss': 'ce', 'change': 'flipped'},
+    'cross-entropy, other rates': {'loss': 'ce', 'change': 'stretched'},
+}
 
 
 class Context(View):
@@ -63,13 +77,38 @@ class Context(View):
         return {m: v*(side >= 0)[:, None, None] for m, v in x.items()}
 
 
-def trial(path, fold, labels, config, context, seed):
-    "Truth and prediction of the fold's validation windows, and the CPU seconds of the training."
+def filtered(x, present, fs, rng, seconds=.1):
+    "Each lead mixed, by chance, with itself through a random filter: another shape, the same intervals."
+    def worse(v):
+        filters = rng.standard_normal((*v.shape[:2], 2*round(seconds*fs/2) + 1))
+        other = np.fft.irfft(np.fft.rfft(v)*np.fft.rfft(filters, v.shape[-1]), v.shape[-1])
+        share = rng.random((*v.shape[:2], 1))
+        return ((1 - share)*v + share*other*v.std(-1, keepdims=True)/np.maximum(other.std(-1, keepdims=True), 1e-6)).astype(np.float32)
+    return {m: worse(v) for m, v in x.items()}, present
+
+
+def flipped(x, present, fs, rng):
+    "Each lead upside down, or not."
+    return {m: v*rng.choice(np.float32([-1, 1]), (*v.shape[:2], 1)) for m, v in x.items()}, present
+
+
+def stretched(x, present, fs, rng, most=.15):
+    "Each window up to `most` faster or slower about its middle, the same in all leads; the edge is repeated."
+    n = next(iter(x.values()))
+    at = np.clip((np.arange(n.shape[-1]) - n.shape[-1]/2)*np.exp(rng.uniform(-most, most, (len(n), 1))) + n.shape[-1]/2, 0, n.shape[-1] - 1)
+    return {m: np.stack([[np.interp(t, np.arange(v.shape[-1]), lead) for lead in w] for t, w in zip(at, v)]).astype(np.float32) for m, v in x.items()}, present
+
+
+CHANGES = {f.__name__: f for f in (filtered, flipped, stretched)}
+
+
+def trial(path, fold, labels, config, context, change, seed):
+    "Truth and prediction of the fold's validation windows, and the CPU seconds of the training, whose windows alone are changed."
     torch.set_num_threads(1)
     store = WindowStore(path)
     store = Context(store) if context else store
     start = time.process_time()
-    model = fit(store, replace(fold, valid=[]), labels, config, seed).model   # nothing to choose by: the last epoch
+    model = fit(View(store, change=CHANGES[change], seed=seed) if change else store, replace(fold, valid=[]), labels, config, seed).model   # nothing to choose by: the last epoch
     seconds = time.process_time() - start
     truth = store.table['label'].to_numpy()[fold.valid]
     keep = np.isin(truth, labels)
@@ -85,17 +124,20 @@ def scored(trials, labels):
 
 def main():
     a = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    a.add_argument('store'); a.add_argument('--only', nargs='*', default=list(SETTINGS)); a.add_argument('--out', default='nbs/results/choices.csv', type=Path)
+    a.add_argument('store'); a.add_argument('--only', nargs='*', default=list(SETTINGS), help='names of settings, or losses for those of the losses'); a.add_argument('--out', default='nbs/results/choices.csv', type=Path)
     a = a.parse_args()
     store, protocol = WindowStore(a.store), replace(STUDY['protocol'], repeats=3)
     labels = scored_labels(store, protocol)
     folds = [f for f in make_folds(store.table, labels, protocol) if f.split == 'patient']
+    known = SETTINGS | LOSSES
+    if a.only == ['losses']: a.only = list(LOSSES)
+    if unknown := set(a.only) - set(known): raise SystemExit(f'choices: no setting {sorted(unknown)[0]!r}; there are {", ".join(known)}')
     done = pd.read_csv(a.out).to_dict('records') if a.out.exists() else []
     for name in (n for n in a.only if n not in {r['setting'] for r in done}):
-        setting = dict(SETTINGS[name])
-        context = setting.pop('context', False)
+        setting = dict(known[name])
+        context, change = setting.pop('context', False), setting.pop('change', None)
         config, _ = configure(STUDY['config'], setting)
-        trials = joblib.Parallel(n_jobs=-1)(joblib.delayed(trial)(store.path, f, labels, config, context, f.repeat) for f in folds)
+        trials = joblib.Parallel(n_jobs=-1)(joblib.delayed(trial)(store.path, f, labels, config, context, change, f.repeat) for f in folds)
         done.append({'setting': name, **scored(trials, labels)})
         print({k: v if isinstance(v, str) else round(float(v), 3) for k, v in done[-1].items()}, flush=True)
         a.out.parent.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,7 @@ class AGCACL(nn.Module):
     ):
         super().__init__()
         n = check_counts(class_counts)
-        self.n_classes, self.dim, self.target = len(n), dim, simplex_cosine(len(n))
+        self.n_classes, self.n_rows, self.dim, self.target = len(n), len(n), dim, simplex_cosine(len(n))
         self.tau, self.momentum, self.beta, self.eta, self.phi_max = tau, momentum, beta, eta, phi_max
         self.geometry, self.psi, self.gamma, self.sync, self.validate = geometry, psi, gamma, sync, validate
         for name, ok in _RANGES.items():
@@ -124,9 +124,9 @@ def _geometry(self:AGCACL, means, counts, P):
 
 # %% ../nbs/21_agcacl.ipynb #c035-f533ec
 @patch
-def _update(self:AGCACL, means, counts, P):
+def _update(self:AGCACL, sums, counts, P):
     "P ← normalise(m P + (1 − m) μ) for the classes in the batch. From zeros this is μ's direction, so a class starts at its first mean."
-    moved = torch.lerp(means, P, self.momentum)
+    moved = torch.lerp(sums/counts.clamp_min(_TINY)[:, None], P, self.momentum)
     length = moved.norm(dim=1, keepdim=True)
     ok = (counts > 0) & (length[:, 0] > 1e-6) & (length[:, 0] < math.inf)     # NaN is neither
     self.prototypes.copy_(torch.where(ok[:, None], (moved/length).to(self.prototypes.dtype), self.prototypes))
@@ -145,46 +145,60 @@ def _reduce(self:AGCACL, sums, counts, total):
     dist.all_reduce(flat)
     return flat[:sums.numel()].view_as(sums), flat[sums.numel():-1], flat[-1], dist.get_world_size()
 
+# %% ../nbs/21_agcacl.ipynb #hooks-code
+@patch
+def _row(self:AGCACL, y, patient): return y
+
+@patch
+def _drawn_to(self:AGCACL, P, y, patient)->Tensor|None:
+    "(B, d); None: to its column of P."
+    return None
+
 # %% ../nbs/21_agcacl.ipynb #c039-94072a
 @patch
 def forward(self:AGCACL,
     z:Float[Tensor, "batch dim"], # Embeddings of any length; put on the sphere here
     y:Int[Tensor, "batch"], # Class indices
     weight:Float[Tensor, "batch"]|None=None, # Weight of each sample ≥ 0, say one over its patient's windows
+    patient:Int[Tensor, "batch"]|None=None, # Patient of each sample; of no use here, see PatientAGCACL
 )->Float[Tensor, ""]:
     "The loss of the batch against the prototypes as they were; in training mode the prototypes then move."
-    self._check(z, y, weight)
+    self._check(z, y, weight, patient)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         u, length = on_sphere(z)                                              # (B, d), (B, 1)
         P = self.prototypes.to(u.dtype, copy=True)                            # (C, d); a copy, the update below is in place
         each = u.new_ones(len(u)) if weight is None else weight.to(u.dtype)   # (B,)
         a = (self.anchor_weights()*self.seen).to(u.dtype)                     # (C,) weight of an anchor by its class, 0 until seen
         w = each*a.index_select(0, y)                                         # (B,)
-        cos = u @ P.T                                                         # (B, C)
+        own = self._drawn_to(P, y, patient)                                   # (B, d) what each sample is drawn to
+        cos = u @ P.T if own is None else (u @ P.T).scatter_(1, y[:, None], (u*own).sum(1, keepdim=True))   # (B, C)
         A = self._log_softmax(cos, y)                                         # (B, C)
-        own = A.gather(1, y[:, None])                                         # (B, 1) log-probability of the own class
-        sums, counts, total, world = self._reduce(*self._by_class(u, y, each, weight), -(w @ own[:, 0]))
-        mass, means = (a @ counts).clamp_min(_TINY), sums/counts.clamp_min(_TINY)[:, None]
+        right = A.gather(1, y[:, None])                                       # (B, 1) log-probability of the own class
+        sums, counts, total, world = self._reduce(*self._by_row(u, self._row(y, patient), each, weight), -(w @ right[:, 0]))
+        means, n = sums.view(-1, *P.shape).sum(0), counts.view(-1, len(P)).sum(0)   # (C, d), (C,)
+        mass, means = (a @ n).clamp_min(_TINY), means/n.clamp_min(_TINY)[:, None]
         loss = total/mass
-        A = A.exp_().scatter_(1, y[:, None], own.expm1()).mul_((w/(self.tau*mass))[:, None])   # now ∂L/∂cos
+        A = A.exp_().scatter_(1, y[:, None], right.expm1()).mul_((w/(self.tau*mass))[:, None])   # now ∂L/∂cos
         if self.geometry:
-            G, pull = self._geometry(means, counts, P)
+            G, pull = self._geometry(means, n, P)
             loss = loss + self.geometry*G
             A.addcmul_(pull.index_select(0, y), each[:, None], value=self.geometry)
-        if self.training: self._update(means, counts, P)
+        if self.training: self._update(sums, counts, P)
         A.mul_(world/length)
-        gradient = (A @ P).addcmul_(u, cos.mul_(A).sum(1, keepdim=True), value=-1)             # ∂L/∂z, (B, d)
+        gradient = A @ P
+        if own is not None: gradient.addcmul_(A.gather(1, y[:, None]), own - P.index_select(0, y))
+        gradient.addcmul_(u, cos.mul_(A).sum(1, keepdim=True), value=-1)                       # ∂L/∂z, (B, d)
     return _WithGradient.apply(z, loss, gradient)
 
 @patch
-def _by_class(self:AGCACL, u, y, each, weight):
-    "Sums of the embeddings and of the weights of each class, (C, d) and (C,)."
-    rows = u if weight is None else u*each[:, None]
-    return u.new_zeros(self.n_classes, self.dim).index_add_(0, y, rows), u.new_zeros(self.n_classes).index_add_(0, y, each)
+def _by_row(self:AGCACL, u, row, each, weight):
+    "Sums of the embeddings and of the weights of each row of prototypes, (R, d) and (R,)."
+    v = u if weight is None else u*each[:, None]
+    return u.new_zeros(self.n_rows, self.dim).index_add_(0, row, v), u.new_zeros(self.n_rows).index_add_(0, row, each)
 
 # %% ../nbs/21_agcacl.ipynb #c041-0da988
 @patch
-def _check(self:AGCACL, z, y, weight):
+def _check(self:AGCACL, z, y, weight, patient):
     if z.ndim != 2 or z.shape != (len(y), self.dim):
         raise ValueError(f'embeddings: shape {(len(y), self.dim)} wanted (batch, dim), got {tuple(z.shape)}')
     if not z.is_floating_point(): raise TypeError(f'embeddings: floating point wanted, got {z.dtype}')

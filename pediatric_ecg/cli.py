@@ -84,7 +84,7 @@ Seconds = Annotated[Optional[float], typer.Option("--seconds", help="Length of a
 Stride = Annotated[Optional[float], typer.Option("--stride", help="Step from window to window, s. [default: the length]", show_default=False)]
 Grouping = Annotated[str, typer.Option(help="Which rhythms form a class: 'default', 'fine' or another of the database's.")]
 LabelRule = Annotated[str, typer.Option("--label", help="Labels from the rhythm markers ('marker') or checked against the beats ('beats').")]
-Loss = Annotated[str, typer.Option(help="Loss: agcacl, agcacl-plain, ce, ce+la, cb, focal, ldam, supcon, proxyanchor, bcl, paco.")]
+Loss = Annotated[str, typer.Option(help="Loss: agcacl, agcacl-windows, agcacl-plain, ce, ce+la, cb, focal, ldam, supcon, proxyanchor, bcl, paco.")]
 Epochs = Annotated[Optional[int], typer.Option(help="Passes over the drawn windows. [default: see TrainConfig]", show_default=False)]
 Repeats = Annotated[int, typer.Option(help="Repetitions of the folds, each with its own seed.")]
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from .losses import LogitAdjusted, ClassBalanced, Focal, LDAM
 from .contrastive import SupCon, ProxyAnchor, BCL, PaCo
 from .agcacl import AGCACL
+from .patients import PatientAGCACL
 
 # %% ../nbs/22_objectives.ipynb #c005-4aa86a
 class Objective(nn.Module):
@@ -36,23 +37,30 @@ class Objective(nn.Module):
         "Pass the epoch on to a loss with a schedule (LDAM-DRW); the others have none."
         if hasattr(self.classify, 'set_epoch'): self.classify.set_epoch(epoch, total)
 
-    def forward(self, logits:Float[Tensor, "batch classes"], z:Float[Tensor, "batch dim"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:
+    def forward(self, logits:Float[Tensor, "batch classes"], z:Float[Tensor, "batch dim"], y:Int[Tensor, "batch"],
+        patient:Int[Tensor, "batch"]|None=None, # Patient of each sample; only a loss with patients asks for it
+    )->Float[Tensor, ""]:
         "The total loss of the batch."
         loss = self.classify(logits, y)
-        return loss if self.embed is None else loss + self.weight*self.embed(z, y)
+        if self.embed is None: return loss
+        return loss + self.weight*(self.embed(z, y) if self.agcacl is None else self.embed(z, y, patient=patient))
 
 class _PaCo(Objective):
     "PaCo needs logits and embeddings at once: the classifier is among its keys, and it takes the place of cross-entropy."
     def __init__(self, loss):
         super().__init__(None, loss, 1.0)
 
-    def forward(self, logits, z, y): return self.embed(logits, z, y)
+    def forward(self, logits, z, y, patient=None): return self.embed(logits, z, y)
 
 # %% ../nbs/22_objectives.ipynb #c006-83a8ee
 def _contrastive(loss, prior):
     "Cross-entropy, with a log prior of strength `prior` by default, plus `weight` times an embedding loss."
     def make(class_counts, dim, weight=0.5, prior=prior, **kw): return Objective(LogitAdjusted(class_counts, prior), loss(class_counts, dim, **kw), weight)
     return make
+
+def _agcacl(class_counts, dim, patients=0, **kw):
+    "Prototypes of patients where these are known, of windows elsewhere."
+    return PatientAGCACL(class_counts, dim, patients, **kw) if patients else AGCACL(class_counts, dim, **kw)
 
 OBJECTIVES = {
     'ce': lambda n, dim: Objective(LogitAdjusted(n, 0.)),
@@ -64,15 +72,16 @@ OBJECTIVES = {
     'proxyanchor': _contrastive(ProxyAnchor, 0.), 'proxyanchor+la': _contrastive(ProxyAnchor, 1.),
     'bcl': _contrastive(BCL, 1.),
     'paco': lambda n, dim, **kw: _PaCo(PaCo(n, dim, **kw)),
-    'agcacl': _contrastive(AGCACL, 1.), 'agcacl-plain': _contrastive(AGCACL, 0.),
+    'agcacl': _contrastive(_agcacl, .5), 'agcacl-windows': _contrastive(AGCACL, .5), 'agcacl-plain': _contrastive(AGCACL, 0.),
 }
 
 def make_objective(
     name:str, # One of OBJECTIVES
     class_counts, # Windows of each class in the training fold, (C,)
     dim:int, # Size of an embedding
+    patients:int=0, # Patients of the training fold, for `agcacl`; 0: unknown, and its prototypes are those of windows
     **kw, # Of the loss itself; for a contrastive one also weight (λ) and prior (strength of the log prior in its cross-entropy)
-)->nn.Module: # Called as objective(logits, z, y)
+)->nn.Module: # Called as objective(logits, z, y, patient)
     "An objective by its name. Train its parameters too, where it has some (the proxies and centres of ProxyAnchor and BCL)."
     if name not in OBJECTIVES: raise ValueError(f"no objective {name!r}; there are {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name](class_counts, dim, **kw)
+    return OBJECTIVES[name](class_counts, dim, **kw, **({'patients': patients} if name == 'agcacl' and patients else {}))

@@ -71,7 +71,7 @@ def count_terms(loss:str,       # a name in the objectives module
                 **loss_args,    # of the objective
                )->list[str]:    # such as 'log prior', 'φ'
     "Terms of an objective that correct for class counts; with equal counts they do nothing."
-    buffers = lambda n: dict(make_objective(loss, n, 8, **loss_args).named_buffers())
+    buffers = lambda n: dict(make_objective(loss, n, 8, patients=1, **loss_args).named_buffers())
     with torch.random.fork_rng(devices=[]): a, b = buffers(10**np.arange(1., n_classes + 1)), buffers(np.full(n_classes, 10.))
     changed = [k.split('.')[-1] for k in a if not torch.equal(a[k], b[k])]
     return [_TERMS.get(k, k) for k in changed if k != 'class_counts']
@@ -91,6 +91,8 @@ class Plan:
     train: np.ndarray   # rows of the store
     valid: np.ndarray   # rows of the store, drawn once
     target: np.ndarray  # class number of each row of the store, -1 where it takes no part
+    patient: np.ndarray # number of the patient of each training row, -1 elsewhere
+    patients: int       # of the training rows
     sampler: Sampler    # of positions into train
     settings: dict      # what makes this run this run; JSON can hold it
 
@@ -105,11 +107,13 @@ def make_plan(store, # WindowStore
     if not len(train): raise ValueError(f'fold {fold.name}: no training windows of {", ".join(classes)}')
     number = {c: i for i, c in enumerate(classes)}
     target = np.array([number.get(c, -1) for c in labels])
-    who = store.table['subject'].astype(str).to_numpy() + '|' + labels
+    subject = store.table['subject'].astype(str).to_numpy()
+    patient, who = np.full(len(labels), -1), subject + '|' + labels
+    patient[train], names = pd.factorize(subject[train])
     groups, valid_groups = (pd.factorize(who[rows])[0] for rows in (train, valid))
     valid = valid[draw_epoch(valid_groups, 2*config.per_group, np.random.default_rng(seed))]
     sampler = Sampler(groups, target[train], len(classes), config.per_group, config.sampling)
     if config.devices > 1 and sampler.n < config.batch_size: raise ValueError(f'fold {fold.name}: {sampler.n} windows an epoch are less than one batch of {config.batch_size} for {config.devices} devices; use devices=1')
     digest = lambda rows: hashlib.sha256(np.ascontiguousarray(rows, np.int64).tobytes()).hexdigest()[:16]
     settings = {'config': asdict(config), 'seed': seed, 'classes': list(classes), 'train': digest(train), 'valid': digest(valid), 'data': store.manifest['sha256']}
-    return Plan(train, valid, target, sampler, settings)
+    return Plan(train, valid, target, patient, len(names), sampler, settings)

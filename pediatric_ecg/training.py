@@ -90,24 +90,26 @@ class FitResult:
         return fig
 
 # %% ../nbs/30_training.ipynb #c017-e1ee0a
-def train_epoch(fabric, model, objective, optimizer, store, rows, y, config, augment, generator, step, steps, averaged):
-    "One pass over `rows` (n,) with targets `y` (n,) by class number; returns the mean loss and the next step's number."
+def train_epoch(fabric, model, objective, optimizer, store, rows, plan, config, augment, generator, step, steps, averaged):
+    "One pass over `rows` (n,) of the plan's training rows; returns the mean loss and the next step's number."
     total, warmup = 0., max(1, int(config.warmup*steps))
     model.train(); objective.train()
     for i in range(0, len(rows) - len(rows) % config.batch_size or len(rows), config.batch_size):
-        x, present = tensors(store, rows[i:i + config.batch_size], fabric.device)
-        x, present, target = own_part(fabric, *augment(x, present, store.fs, generator), torch.from_numpy(y[i:i + config.batch_size]).to(fabric.device))
+        batch = rows[i:i + config.batch_size]
+        x, present = tensors(store, batch, fabric.device)
+        y, who = (torch.from_numpy(v[batch]).to(fabric.device) for v in (plan.target, plan.patient))
+        x, present, y, who = own_part(fabric, *augment(x, present, store.fs, generator), y, who)
         for g in optimizer.param_groups: g['lr'] = config.lr*lr_at(step, steps, warmup)
         with fabric.autocast():
             out = model(x, present)
-            loss = objective(out.logits, out.embedding, target)
+            loss = objective(out.logits, out.embedding, y, who)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         average_gradients(fabric, model, objective)
         nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()
         if averaged is not None: average_into(averaged, model, min(config.ema, (step + 1)/(step + 10)))
-        total, step = total + loss.detach()*len(rows[i:i + config.batch_size]), step + 1
+        total, step = total + loss.detach()*len(batch), step + 1
     return float(fabric.all_reduce(total, reduce_op='mean'))/max(1, i + config.batch_size), step
 
 # %% ../nbs/30_training.ipynb #c019-e60e01
@@ -178,7 +180,7 @@ def _loop(fabric, run, store, plan, config, seed, progress, callback, checkpoint
         start, rows = time.perf_counter(), plan.train[plan.sampler.draw(run.rng)]
         if fabric.world_size > 1: torch.manual_seed(hash((seed, epoch, fabric.global_rank)) % 2**63)   # drop-out differs by process, not by interruption
         if hasattr(run.objective, 'set_epoch'): run.objective.set_epoch(epoch, config.epochs)
-        loss, run.step = train_epoch(fabric, run.model, run.objective, run.optimizer, store, rows, plan.target[rows], config, augment, run.generator, run.step, steps, run.averaged)
+        loss, run.step = train_epoch(fabric, run.model, run.objective, run.optimizer, store, rows, plan, config, augment, run.generator, run.step, steps, run.averaged)
         seconds = time.perf_counter() - start
         (f1, log_likelihood), geometry, z = _judge(run.evaluated, run.objective, store, plan) if first else ((0., 0.), {}, None)
         f1, log_likelihood = fabric.broadcast((f1, log_likelihood))
@@ -198,7 +200,7 @@ def _train(devices, checkpoint, store, plan, classes, config, seed, progress, ca
         torch.manual_seed(seed)
         model = make_model(store, classes, config)
         model.fit_scale(*tensors(store, np.sort(np.random.default_rng(seed).permutation(plan.train)[:2000])))
-        objective = make_objective(config.loss, np.maximum(plan.sampler.counts, 1), model.config.embedding, **config.loss_args)
+        objective = make_objective(config.loss, np.maximum(plan.sampler.counts, 1), model.config.embedding, plan.patients, **config.loss_args)
         fabric = make_fabric(config.accelerator, config.precision, devices)
         if devices > 1: model = synchronised(model, fabric.device.type)
         run = _Run(fabric, model, objective, config, seed)

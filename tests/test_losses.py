@@ -129,11 +129,11 @@ def test_every_own_objective_is_float32_under_autocast(name):
     torch.testing.assert_close(v, b(f.bfloat16().float(), z.bfloat16().float(), y))
 
 
-def test_the_default_objective_has_logit_adjustment_and_agcacl():
+def test_the_default_objective_has_half_the_log_prior_and_agcacl():
     torch.manual_seed(0); n, f, z, y = [50, 9, 3], torch.randn(12, 3), torch.randn(12, 4), torch.arange(12) % 3
     o = make_objective('agcacl', n, 4, tau=.2, psi='both'); o(f, z, y); o.eval()
     assert isinstance(o.agcacl, AGCACL) and o.agcacl.tau == .2 and o.agcacl.psi == 'both'
-    torch.testing.assert_close(o(f, z, y), LogitAdjusted(n)(f, y) + .5*o.agcacl(z, y))
+    torch.testing.assert_close(o(f, z, y), LogitAdjusted(n, .5)(f, y) + .5*o.agcacl(z, y))
 
 
 def test_reductions_to_cross_entropy():
