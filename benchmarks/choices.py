@@ -124,7 +124,9 @@ def scored(trials, labels):
 
 def main():
     a = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    a.add_argument('store'); a.add_argument('--only', nargs='*', default=list(SETTINGS), help='names of settings, or losses for those of the losses'); a.add_argument('--out', default='nbs/results/choices.csv', type=Path)
+    a.add_argument('store')
+    a.add_argument('--only', nargs='*', default=list(SETTINGS), help='names of settings, or losses for those of the losses')
+    a.add_argument('--out', default='nbs/results/choices.csv', type=Path)
     a = a.parse_args()
     store, protocol = WindowStore(a.store), replace(STUDY['protocol'], repeats=3)
     labels = scored_labels(store, protocol)

@@ -160,6 +160,10 @@ def training_of(out, setting:dict, split:str)->dict:
 def _kinds(out, setting): return predictions(out, setting).groupby(['split', 'condition'], sort=False)
 def _examined(p, labels): return [c for c in labels if c in set(p.truth)]   # the adults of a transfer hold fewer rhythms than the children
 def _plain(setting): return {k: v if isinstance(v, (str, int, float)) else json.dumps(v) for k, v in setting.items()}
+def _framed(rows, combinations, first=()):
+    "A table that begins with the settings, also those which only some rows have."
+    t, names = pd.DataFrame(rows), [*first, *dict.fromkeys(k for s in combinations for k in s)]
+    return t[[*(n for n in names if n in t), *(c for c in t if c not in names)]]
 
 def results(out, combinations:list, labels:list, draws:int=2000)->pd.DataFrame:
     "One row a setting, split and condition: the five figures with 95 % intervals over patients, the spread over repeats, the class geometry, and the F1 of each rhythm."
@@ -173,7 +177,7 @@ def results(out, combinations:list, labels:list, draws:int=2000)->pd.DataFrame:
             rows.append({**_plain(setting), 'split': split, 'condition': condition, **{k: m[k] for k in m['ci95']},
                          **{f'{k}_{e}': m['ci95'][k][i] for k in m['ci95'] for i, e in enumerate(('low', 'high'))}, 'macro_f1_sd_repeats': np.std(each, ddof=1) if len(each) > 1 else None,
                          'classes': m['n_classes'], 'patients': m['n_patients'], 'windows': m['n_windows'], **training[split], **{f'f1 {c}': m['per_class'][c]['f1'] for c in among}})
-    return pd.DataFrame(rows)
+    return _framed(rows, combinations)
 
 def comparisons(out, combinations:list, labels:list, draws:int=2000)->pd.DataFrame:
     "Reference (the first setting) minus each other one, on the same windows: macro-F1 and top-1 with 95 % intervals over patients."
@@ -184,7 +188,7 @@ def comparisons(out, combinations:list, labels:list, draws:int=2000)->pd.DataFra
             d = compare(reference[kind], p, _examined(p, labels), draws=draws)
             rows.append({'reference': name_of(combinations[0]), **_plain(setting), 'split': kind[0], 'condition': kind[1],
                          **{f'{k}_{e}': v for k in ('macro_f1', 'top1') for e, v in (('difference', d[k]['difference']), ('low', d[k]['ci95'][0]), ('high', d[k]['ci95'][1]), ('p', d[k]['p']))}})
-    return pd.DataFrame(rows)
+    return _framed(rows, combinations, ('reference',))
 
 # %% ../nbs/34_grid.ipynb #c023-7c4c3a
 def formatted(table:pd.DataFrame, # rows of results.csv

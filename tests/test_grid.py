@@ -58,6 +58,7 @@ def test_two_dask_workers_make_the_same_table(simstore, tmp_path):
 def test_rows_agree_with_the_predictions(simstore, tmp_path):
     table = pd.read_csv(experiment(simstore, tmp_path / "g", PLAIN, n_jobs=1, progress=False))
     labels = scored_labels(simstore, SMALL["protocol"])
+    assert list(table)[:3] == ["loss", "floor", "split"], "settings that only some rows have stand before the split too"
     for setting, row in zip(settings(PLAIN), table.itertuples()):
         p = predictions(tmp_path / "g", setting)
         want = scores(p.truth, p.prediction, labels)

@@ -145,7 +145,9 @@ def test_the_host_never_waits_for_the_device():
         assert z.grad.shape == (8, 6)
 
 
-@pytest.mark.parametrize('patient, words', [(None, 'needs the patient'), (torch.tensor([0, 1]), 'one a sample'), (torch.tensor([0, 1, 2]), 'from 0 to 1 wanted'), (torch.tensor([0, -1, 1]), 'run from -1')])
+@pytest.mark.parametrize('patient, words', [
+    (None, 'needs the patient'), (torch.tensor([0, 1]), 'one a sample'),
+    (torch.tensor([0, 1, 2]), 'from 0 to 1 wanted'), (torch.tensor([0, -1, 1]), 'run from -1')])
 def test_misuse_changes_nothing(patient, words):
     loss = PatientAGCACL([3, 2], 4, 2)
     with pytest.raises(ValueError, match=words): loss(torch.randn(3, 4), torch.tensor([0, 1, 1]), patient=patient)
