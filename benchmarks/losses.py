@@ -17,8 +17,9 @@ from pytorch_metric_learning import losses as pml
 
 from pediatric_ecg.agcacl import AGCACL
 from pediatric_ecg.contrastive import BCL, PaCo
+from pediatric_ecg.patients import PatientAGCACL
 
-DIM = 128
+DIM, PATIENTS = 128, 30
 
 
 def long_tail(n_classes: int, n: int, seed: int):
@@ -32,8 +33,9 @@ def rivals(counts, device) -> dict:
     C, proxy, circle, supcon = len(counts), pml.ProxyAnchorLoss(len(counts), DIM), pml.CircleLoss(), pml.SupConLoss(temperature=.1)
     head, paco = torch.nn.Linear(DIM, C), PaCo(counts, DIM)
     fs = {'AGCACL': AGCACL(counts, DIM), 'BCL': BCL(counts, DIM), 'ProxyAnchor': proxy, 'SupCon': supcon, 'Circle': circle}
-    for f in [*fs.values(), head, paco]: f.to(device)
-    return {**fs, 'CE': lambda z, y: torch.nn.functional.cross_entropy(head(z.float()), y),
+    patients, who = PatientAGCACL(counts, DIM, PATIENTS), torch.arange(1024, device=device) % PATIENTS
+    for f in [*fs.values(), head, paco, patients]: f.to(device)
+    return {**fs, 'patients': lambda z, y: patients(z, y, patient=who[:len(y)]), 'CE': lambda z, y: torch.nn.functional.cross_entropy(head(z.float()), y),
             'PaCo': lambda z, y: paco(head(z.float()), z, y)}
 
 
@@ -67,7 +69,7 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(1)
     v = versions('torch', 'pytorch-metric-learning') | {'threads': str(torch.get_num_threads()), 'device': a.device}
-    names = ['AGCACL', 'CE', 'ProxyAnchor', 'BCL', 'PaCo', 'SupCon', 'Circle']
+    names = ['AGCACL', 'patients', 'CE', 'ProxyAnchor', 'BCL', 'PaCo', 'SupCon', 'Circle']
     print(json.dumps(v)); print('median ms    C     B ' + ''.join(f'{n:>12s}' for n in names))
     on = '' if a.device == 'cpu' else f' {a.device} bf16'
     for C in (9, 100):
@@ -77,6 +79,7 @@ def main():
             if a.quick: continue
             at = f'C {C}, B {B}{on}'
             record(f'AGCACL vs ProxyAnchor, {at}', ms['AGCACL'], ms['ProxyAnchor'], 1, 'lower', 'ms forward+backward', 'pytorch-metric-learning ProxyAnchorLoss', v)
+            record(f'PatientAGCACL vs ProxyAnchor, {at}', ms['patients'], ms['ProxyAnchor'], 1, 'lower', 'ms forward+backward', 'pytorch-metric-learning ProxyAnchorLoss', v)
             if B == 512: record(f'AGCACL vs SupCon, {at}', ms['AGCACL'], ms['SupCon'], .1, 'lower', 'ms forward+backward', 'pytorch-metric-learning SupConLoss', v)
 
 

@@ -47,7 +47,7 @@ RECIPES = {
     'losses': Recipe([{'loss': l} for l in LOSSES] + HALF),
     'networks': Recipe([{'loss': l, 'model.periodicity': p} for p in (True, False) for l in ('agcacl', 'ce')] + [*PEERS, {'floor': 'intervals'}, {'floor': 'majority'}]),
     'peers': Recipe(lambda store: [{'loss': 'agcacl'}, *({'network': n + only, 'loss': 'ce'} for n in ('resnet', 'crnn', 'inceptiontime') for only in ('', *(f':{m}' for m in store.modalities)))]),
-    'ingredients': Recipe([{'loss': 'agcacl', 'loss_args': a} for a in ({}, {'others': False}, {'prior': 1.}, {'prior': 0.}, {'psi': 'none'}, {'psi': 'anchor'}, {'psi': 'both'}, {'beta': 0.}, {'geometry': 0.}, {'momentum': 0.})] + [{'loss': 'agcacl-windows'}, *HALF[:1], *HALF[2:3]]),
+    'ingredients': Recipe([{'loss': 'agcacl', 'loss_args': a} for a in ({}, {'others': False}, {'psi': 'none'}, {'psi': 'both'}, {'beta': 0.}, {'geometry': 0.}, {'momentum': 0.})] + [{'loss': 'agcacl-windows'}]),
     'fusion': Recipe({'model.fusion': ['semantic', 'mean', 'concat', 'early', 'late']}),
     'transformer': Recipe({'model.depth': [2, 1, 0]}),
     'modalities': Recipe(lambda store: [{}, *({'modalities': [m]} for m in store.modalities)]),
