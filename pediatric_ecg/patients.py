@@ -6,11 +6,11 @@
 __all__ = ['PatientAGCACL']
 
 # %% ../nbs/21b_patients.ipynb #p003
-import torch, torch.nn.functional as F
+import torch
 from torch import Tensor
 from jaxtyping import Int
 from fastcore.basics import patch
-from .agcacl import AGCACL, _TINY
+from .agcacl import AGCACL, _TINY, steer
 
 # %% ../nbs/21b_patients.ipynb #p010
 class PatientAGCACL(AGCACL):
@@ -47,16 +47,9 @@ def _drawn_to(self:PatientAGCACL, P, y, patient)->Tensor|None:
 # %% ../nbs/21b_patients.ipynb #p015
 @patch
 def _update(self:PatientAGCACL, sums, counts, P):
-    Q = self.patient_prototypes.to(sums.dtype).flatten(0, 1)                       # (N C, d)
-    moved = torch.lerp(sums/counts.clamp_min(_TINY)[:, None], Q, self.momentum)
-    length = moved.norm(dim=1, keepdim=True)
-    ok = (counts > 0) & (length[:, 0] > 1e-6) & (length[:, 0] < torch.inf)
-    Q = torch.where(ok[:, None], moved/length, Q).view(self.patient_prototypes.shape)
-    self.patient_prototypes.copy_(Q); self.patient_seen.logical_or_(ok.view_as(self.patient_seen))
-    mean = Q.sum(0); length = mean.norm(dim=1, keepdim=True)
-    there = self.patient_seen.any(0) & (length[:, 0] > 1e-6)
-    self.prototypes.copy_(torch.where(there[:, None], mean/length, self.prototypes.to(mean.dtype)))
-    self.seen.logical_or_(there)
+    Q, seen = self.patient_prototypes.flatten(0, 1), self.patient_seen.flatten()   # (N C, d), (N C,), views of the buffers
+    steer(torch.lerp(sums/counts.clamp_min(_TINY)[:, None], Q.to(sums.dtype), self.momentum), counts > 0, Q, seen)
+    steer(self.patient_prototypes.sum(0), self.patient_seen.any(0), self.prototypes, self.seen)
 
 # %% ../nbs/21b_patients.ipynb #p016
 @patch

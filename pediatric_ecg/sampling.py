@@ -92,9 +92,11 @@ class Plan:
     valid: np.ndarray   # rows of the store, drawn once
     target: np.ndarray  # class number of each row of the store, -1 where it takes no part
     patient: np.ndarray # number of the patient of each training row, -1 elsewhere
-    patients: int       # of the training rows
     sampler: Sampler    # of positions into train
     settings: dict      # what makes this run this run; JSON can hold it
+
+    @property
+    def patients(self)->int: return int(self.patient.max()) + 1   # of the training rows
 
 def make_plan(store, # WindowStore
               fold,  # splits.Fold; only its train and valid rows are read
@@ -109,11 +111,11 @@ def make_plan(store, # WindowStore
     target = np.array([number.get(c, -1) for c in labels])
     subject = store.table['subject'].astype(str).to_numpy()
     patient, who = np.full(len(labels), -1), subject + '|' + labels
-    patient[train], names = pd.factorize(subject[train])
+    patient[train] = pd.factorize(subject[train])[0]
     groups, valid_groups = (pd.factorize(who[rows])[0] for rows in (train, valid))
     valid = valid[draw_epoch(valid_groups, 2*config.per_group, np.random.default_rng(seed))]
     sampler = Sampler(groups, target[train], len(classes), config.per_group, config.sampling)
     if config.devices > 1 and sampler.n < config.batch_size: raise ValueError(f'fold {fold.name}: {sampler.n} windows an epoch are less than one batch of {config.batch_size} for {config.devices} devices; use devices=1')
     digest = lambda rows: hashlib.sha256(np.ascontiguousarray(rows, np.int64).tobytes()).hexdigest()[:16]
     settings = {'config': asdict(config), 'seed': seed, 'classes': list(classes), 'train': digest(train), 'valid': digest(valid), 'data': store.manifest['sha256']}
-    return Plan(train, valid, target, patient, len(names), sampler, settings)
+    return Plan(train, valid, target, patient, sampler, settings)

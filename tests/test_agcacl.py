@@ -1,7 +1,6 @@
 """AGCACL against exact oracles. Each check the design lists is a test of its own."""
 import math
 import os
-import socket
 
 import numpy as np
 import pytest
@@ -9,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import multiprocessing as mp
 
 from pediatric_ecg.agcacl import AGCACL, simplex, simplex_cosine
+from pediatric_ecg.devices import in_processes
 
 PSI = ['negatives', 'anchor', 'both', 'none']
 f64 = torch.float64
@@ -376,17 +375,17 @@ def test_finite_in_finite_out(data):
 
 # ── machines ──
 
-def _worker(rank, world, port, folder, sizes):
-    os.environ |= {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+def _part(folder, sizes):
+    "Three steps of one of two processes, each with a part of the batch."
+    rank = int(os.environ['LOCAL_RANK'])
     torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', rank=rank, world_size=world)
+    torch.distributed.init_process_group('gloo', rank=rank, world_size=2)
     z, y, net, loss, rows = _split_task(sizes)
     net = torch.nn.parallel.DistributedDataParallel(net)
     for _ in range(3):
         net.zero_grad(); v = loss(net(z[rows[rank]]), y[rows[rank]]); v.backward()
     alone = loss.eval()(net.module(z), y)                        # no process waits for another in evaluation
     torch.save((v.detach(), loss.state_dict(), [p.grad for p in net.parameters()], alone.detach()), f'{folder}/{rank}.pt')
-    torch.distributed.destroy_process_group()
 
 
 def _split_task(sizes):
@@ -398,8 +397,7 @@ def _split_task(sizes):
 
 def test_two_processes_equal_one(tmp_path):
     sizes = [5, 11]
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    mp.start_processes(_worker, (2, port, str(tmp_path), sizes), nprocs=2, start_method='spawn')
+    in_processes(2, _part, str(tmp_path), sizes)
     z, y, net, loss, _ = _split_task(sizes)
     for _ in range(3): net.zero_grad(); v = loss(net(z), y); v.backward()
     for rank in range(2):

@@ -1,15 +1,14 @@
 """AGCACL with prototypes of patients: against loops, against AGCACL, over processes, and where it must refuse."""
 import os
-import socket
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import multiprocessing as mp
 
 from pediatric_ecg.agcacl import AGCACL
+from pediatric_ecg.devices import in_processes
 from pediatric_ecg.patients import PatientAGCACL
 
 f64 = torch.float64
@@ -49,7 +48,7 @@ def test_it_equals_a_loop_over_patients_and_its_gradient_autograd(C, N, B, seed,
         plain = AGCACL(counts, 5, psi=psi).double().eval()
         plain.prototypes.copy_(P); plain.seen.copy_(there)
         value = loss(z, y, patient=p)
-        u, logit = F.normalize(z), None
+        u = F.normalize(z)
         own = (u*(positives(Q, seen, P, y, p) if others else P[y])).sum(1)
         logit = torch.where(F.one_hot(y, C).bool(), own[:, None], u @ P.T)/.1 + plain.psi_matrix().log()[y]
         logit = logit.masked_fill(~there & ~F.one_hot(y, C).bool(), -torch.inf)
@@ -106,20 +105,19 @@ def _task():
     return torch.randn(16, 5).double(), y, p, torch.nn.Linear(5, 4).double(), PatientAGCACL([9, 5, 2], 4, 5).double()
 
 
-def _worker(rank, port, folder):
-    os.environ |= {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+def _half(folder):
+    "Three steps of one of two processes, each with a part of the batch."
+    rank = int(os.environ['LOCAL_RANK'])
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', rank=rank, world_size=2)
     z, y, p, net, loss = _task()
     net, rows = torch.nn.parallel.DistributedDataParallel(net), torch.arange(16).split([5, 11])[rank]
     for _ in range(3): net.zero_grad(); v = loss(net(z[rows]), y[rows], patient=p[rows]); v.backward()
     torch.save((v.detach(), loss.state_dict(), [q.grad for q in net.parameters()]), f'{folder}/{rank}.pt')
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_equal_one(tmp_path):
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    mp.start_processes(_worker, (port, str(tmp_path)), nprocs=2, start_method='spawn')
+    in_processes(2, _half, str(tmp_path))
     z, y, p, net, loss = _task()
     for _ in range(3): net.zero_grad(); v = loss(net(z), y, patient=p); v.backward()
     for rank in range(2):
