@@ -15,7 +15,7 @@ def readme() -> str:
     parts = []
     for cell in json.loads((root / "nbs" / "index.ipynb").read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
-        if source.startswith("#| hide"):
+        if source.startswith(("#| hide", "#| echo: false")):   # a picture of the site; the README has its own
             continue
         if cell["cell_type"] == "markdown":
             parts.append(source.replace("](images/", "](nbs/images/"))
