@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import joblib
+import loss_trials  # puts the objectives of the trials beside the package's
 import numpy as np
 import pandas as pd
 import torch
@@ -50,6 +51,12 @@ LOSSES = {
     'prototypes of the other patients': {},
     'the same, λ 1': {'loss_args': {'weight': 1.}},
     'the same, ψ on both sides': {'loss_args': {'psi': 'both'}},
+    'the same, τ falls from 0.3 to 0.1': {'loss': 'agcacl-scheduled', 'loss_args': {'tau': (.3, .1)}},
+    'the same, m rises from 0.5 to 0.99': {'loss': 'agcacl-scheduled', 'loss_args': {'momentum': (.5, .99)}},
+    'the same, λ falls from 0.5 to 0': {'loss': 'agcacl-scheduled', 'loss_args': {'weight': (.5, 0.)}},
+    'the same, λ falls from 1 to 0': {'loss': 'agcacl-scheduled', 'loss_args': {'weight': (1., 0.)}},
+    'the same, ψ from confusions, η 1': {'loss': 'agcacl-confused'},
+    'the same, ψ from confusions, η 4': {'loss': 'agcacl-confused', 'loss_args': {'eta': 4.}},
     'cross-entropy, random filters': {'loss': 'ce', 'change': 'filtered'},
     'cross-entropy, random polarity': {'loss': 'ce', 'change': 'flipped'},
     'cross-entropy, other rates': {'loss': 'ce', 'change': 'stretched'},
@@ -104,6 +111,7 @@ CHANGES = {f.__name__: f for f in (filtered, flipped, stretched)}
 
 def trial(path, fold, labels, config, context, change, seed):
     "Truth and prediction of the fold's validation windows, and the CPU seconds of the training, whose windows alone are changed."
+    assert loss_trials.Scheduled   # so that the process of a trial imports them too
     torch.set_num_threads(1)
     store = WindowStore(path)
     store = Context(store) if context else store
