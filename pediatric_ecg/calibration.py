@@ -93,14 +93,16 @@ def fit_temperature(p:np.ndarray, # (n, C) probabilities of validation windows
     return float(np.exp(brentq(slope, cold, hot)))
 
 # %% ../nbs/32_calibration.ipynb #c023-b9ea97
-def calibrate(p:np.ndarray, # (N, C) probabilities of all windows of the table; only those of valid and test are read
-              y:np.ndarray, # (N,) class numbers; only those of valid are read
-              fold, # Fold with validation rows
-    )->tuple: # Temperature, (n_test, C) calibrated probabilities of the test rows
-    "Temperature from the fold's validation patients, for its test patients; declared in fold.fitted for the audit"
-    T = fit_temperature(np.asarray(p)[fold.valid], np.asarray(y)[fold.valid])
-    fold.fitted['calibration'] = np.asarray(fold.valid)
-    return T, temper(np.asarray(p)[fold.test], T)
+def calibrate(predict, # Function of rows that gives their probabilities, (n, C)
+              y:np.ndarray, # (N,) class numbers of the table's windows, −1 for a rhythm that takes no part; only those of valid are read
+              fold, # Fold; its `fitted` is written to
+    )->float: # Temperature; 1 where no window is left to fit it on
+    "Temperature from the fold's validation windows, declared in fold.fitted for the audit"
+    rows = np.asarray(fold.valid, dtype=np.int64)
+    rows = rows[np.asarray(y)[rows] >= 0]
+    if not len(rows): return 1.
+    fold.fitted['calibration'] = rows
+    return fit_temperature(predict(rows), np.asarray(y)[rows])
 
 # %% ../nbs/32_calibration.ipynb #c026-ef6264
 def _draw_patients(subject, draws, seed):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .calibration import fit_temperature
+from .calibration import calibrate
 from .conditions import conditions
 from .databases import DataError
 from .peers import floor_features, floor_model
@@ -67,22 +67,22 @@ def permuted(store, fold, seed:int)->np.ndarray: # (N,) labels
     return labels
 
 # %% ../nbs/32b_cells.ipynb #c015-0804d9
-FLOORS = ('majority', 'intervals')
+FLOORS = ('majority', 'rr', 'intervals')
 
-def _features(store, rows):
-    parts = [floor_features(*store.batch(rows[i:i + 512]), store.fs) for i in range(0, len(rows), 512)]
+def _features(kind, store, rows):
+    parts = [floor_features(*store.batch(rows[i:i + 512]), store.fs, spectra=kind == 'intervals') for i in range(0, len(rows), 512)]
     return np.concatenate(parts)
 
 def floor_probabilities(kind:str, store, fold, classes:list, most:int=200)->np.ndarray: # (n_test, C)
     "Probabilities of a floor, fitted on up to `most` windows of each patient and rhythm of the training side. Raises DataError for an unknown kind."
-    if kind not in FLOORS: raise DataError(f'floor {kind!r}; choose {" or ".join(FLOORS)}')
+    if kind not in FLOORS: raise DataError(f'floor {kind!r}; choose {", ".join(FLOORS[:-1])} or {FLOORS[-1]}')
     t = store.table.loc[fold.train]
     t = t[t.label.isin(classes)]
     if kind == 'majority': return np.tile((np.array(classes) == t.label.mode()[0]).astype(float), (len(fold.test), 1))
     rows = t.groupby(['subject', 'label']).head(most).index.to_numpy()
-    model = floor_model().fit(_features(store, rows), store.table.label[rows])
+    model = floor_model().fit(_features(kind, store, rows), store.table.label[rows])
     p = np.zeros((len(fold.test), len(classes)))
-    p[:, [classes.index(c) for c in model.classes_]] = model.predict_proba(_features(store, fold.test))
+    p[:, [classes.index(c) for c in model.classes_]] = model.predict_proba(_features(kind, store, fold.test))
     return p
 
 # %% ../nbs/32b_cells.ipynb #c018-eb32aa
@@ -103,6 +103,8 @@ def run_fold(store_path, fold, classes, config:TrainConfig, seed:int, folder, # 
     write_text(done, table.to_csv(index=False).rstrip())
     return pd.read_csv(done, **READ)
 
+
+# %% ../nbs/32b_cells.ipynb #cell-code
 def _cell(store, fold, classes, config, seed, special, disturbed, done):
     "The predictions of one cell; writes the history of training on the way."
     if unknown := set(special) - set(SPECIAL): raise DataError(f'a cell has no setting {sorted(unknown)[0]!r}; it has {", ".join(SPECIAL)}')
@@ -112,9 +114,10 @@ def _cell(store, fold, classes, config, seed, special, disturbed, done):
     seen = View(store, labels=permuted(store, fold, seed)) if special.get('permute') else store
     unfinished = done.with_suffix('.checkpoint')
     result = fit(seen, fold, classes, config, seed, checkpoint=unfinished)
-    audit(store.table, [replace(fold, fitted=result.fitted)], allow=('subject',) if fold.split == 'random' else (),
-          require=('normaliser', 'class_counts', 'prototypes', 'early_stopping'))
+    fold = replace(fold, fitted=dict(result.fitted))
     T = temperature(result.model, seen, fold, classes)
+    audit(store.table, [fold], allow=('subject',) if fold.split == 'random' else (),
+          require=('normaliser', 'class_counts', 'prototypes', 'early_stopping', *(('calibration',) if len(fold.valid) else ())))
     parts = {name: predictions_of(store, fold, classes, predict(result.model, View(store, change=change, seed=seed), fold.test), seed, T)
              for name, change in (conditions(store) if disturbed else {'clean': None}).items()}
     result.history.assign(split=fold.split, fold=fold.name, best=result.best_epoch).to_csv(done.with_suffix('.history.csv'), index=False)
@@ -122,7 +125,5 @@ def _cell(store, fold, classes, config, seed, special, disturbed, done):
     return pd.concat([t.assign(condition=name) for name, t in parts.items()], ignore_index=True) if disturbed else parts['clean']
 
 def temperature(model, store, fold, classes:list)->float:
-    "The temperature that the fold's validation patients ask for, 1 where there are none."
-    label = store.table['label'].to_numpy()
-    rows = fold.valid[np.isin(label[fold.valid], classes)]
-    return fit_temperature(predict(model, store, rows), np.array([classes.index(c) for c in label[rows]])) if len(rows) else 1.
+    "The temperature that the fold's validation windows ask for, declared in `fold.fitted`; 1 where there are none."
+    return calibrate(lambda rows: predict(model, store, rows), pd.Index(classes).get_indexer(store.table['label']), fold)

@@ -22,7 +22,7 @@ app = typer.Typer(name="pediatric-ecg", rich_markup_mode=None, pretty_exceptions
                   context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 
 DatabaseName = Annotated[Optional[str], typer.Option("--database", metavar="NAME", help="Name of the database (leipzig, mitdb, …) or path of a JSON specification. [default: recognised from the folder]", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; must not hold anything else.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; an unfinished one of the same settings is continued.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn by chance.")]
 Jobs = Annotated[int, typer.Option("--jobs", help="Processes at once; -1: one a core.")]
 Quick = Annotated[bool, typer.Option("--quick", help="The smallest setting that exercises every stage; not for results.")]
@@ -101,10 +101,12 @@ def _pair(text):
 def _settings(loss, epochs, repeats, seed, devices, more):
     "TrainConfig and Protocol of the options."
     from pediatric_ecg.experiments import Protocol
+    from pediatric_ecg.devices import make_fabric
     from pediatric_ecg.grid import configure
     from pediatric_ecg.training import TrainConfig
     config = TrainConfig(loss=loss, devices=devices, **({} if epochs is None else {"epochs": epochs}))
     config, special = configure(config, dict(map(_pair, more or [])))
+    make_fabric(config.accelerator, config.precision)   # a device that is not there is said now, not in the first fold
     if special: raise typer.BadParameter(f"--set {next(iter(special))}: belongs to 'experiment', in a recipe")
     return {"config": config, "protocol": Protocol(repeats=repeats, seed=seed)}
 
@@ -199,7 +201,7 @@ def complaint(error:BaseException, # what came up
         text = f"{error.format_message().rstrip('.')}; see '{where} --help'"
     elif isinstance(error, OSError): text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
     elif isinstance(error, DataError) or type(error).__name__ == "LeakError": text = str(error)
-    elif isinstance(error, ValueError) and _from_here(error): text = str(error)
+    elif isinstance(error, (ValueError, ImportError)) and _from_here(error): text = str(error)
     else: return None
     return " ".join(text.split()) or type(error).__name__
 

@@ -30,7 +30,7 @@ def synchronised(model:nn.Module, device_type:str)->nn.Module:
     "The model with batch normalisation over all processes. ValueError where there is none for this device."
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()): return model
     if device_type != 'cuda':
-        raise ValueError(f"devices > 1 on {device_type}: batch normalisation would use each process's own statistics; set model={{'norm': 'group'}} (a peer network has no such setting: use devices=1)")
+        raise ValueError(f"devices > 1 on {device_type}: batch normalisation would use each process's own statistics; use group normalisation, --set model.norm=group (a peer network has no such setting: use devices=1)")
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 # %% ../nbs/30c_devices.ipynb #c014-ba75c4
@@ -42,8 +42,9 @@ def make_fabric(accelerator:str, # 'cpu', 'cuda', 'auto'
                 precision:str,   # Fabric's names: '32-true', 'bf16-mixed'
                 devices:int=1,   # of this machine; more than one only in a process that `in_processes` started
                )->Fabric:
-    "Fabric for one device, or for one of several processes."
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=Plain() if devices > 1 else 'auto')
+    "Fabric for one device, or for one of several processes. ValueError for an accelerator or a precision that is not to be had here."
+    try: fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=Plain() if devices > 1 else 'auto')
+    except (RuntimeError, ValueError) as e: raise ValueError(f"accelerator={accelerator!r}, precision={precision!r}: {e}") from None
     if devices > 1: fabric.launch()
     return fabric
 

@@ -171,6 +171,7 @@ def summarise(predictions:pd.DataFrame, # Predictions of one split
         'n_classes': len(kept), 'n_windows': _n_windows(predictions), 'n_predictions': len(predictions),
         'n_patients': int(predictions['subject'].astype(str).nunique()), 'classes': kept, 'not_evaluable': out}
     d |= {k: _mean(v) if None not in v else None for k, v in areas.items()}
+    for c in kept: each[c] |= {f'average_{k}': None if np.isnan(v := ec57.loc[c, f'average_{k}']) else float(v) for k in ('sensitivity', 'ppv')}
     for way in ('gross', 'average'): d[way] = {k: _mean(ec57[f"{way}_{k}"].dropna()) for k in ('sensitivity', 'ppv')}
     d['confusion'] = {'labels': list(cm.index), 'counts': cm.to_numpy().tolist()}
     if table is not None: d['cohort'] = _cohort(table, classes)
@@ -199,7 +200,7 @@ def compare(pred_a:pd.DataFrame, # Predictions of one method
             seed:int=0, # Same seed, same intervals
             absent:str='skip', # As in bootstrap
     )->dict: # Figure → a, b, difference (a − b), ci95 of the difference, p; and n_patients, n_classes
-    """Paired comparison over patients. p is two-sided: twice the smaller share of draws on either side of 0, at least 1/draws;
+    """Paired comparison over patients. p is two-sided: twice the smaller share of draws on either side of 0, at least 2/(draws + 1);
     it says nothing about other seeds than those in the predictions. Raises `DataError` when the windows differ."""
     _same_windows(pred_a, pred_b)
     c = len(list(classes))

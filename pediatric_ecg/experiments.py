@@ -22,6 +22,7 @@ from .conditions import database_of
 from .databases import DataError, get_database
 from .evaluation import summarise
 from .run_folder import git_revision, save_examples, versions, written_aside
+from .sampling import count_terms
 from .splits import audit, evaluable, folds_hash, patient_folds, random_folds, save_folds
 from .store import write_text
 from .training import FitResult, TrainConfig, fit, tensors
@@ -37,7 +38,16 @@ class Protocol:
     draws: int = 2000     # of the bootstrap over patients
     seed: int = 0         # of folds, weights and order
 
+    def __post_init__(self):
+        for name, low in (('folds', 2), ('repeats', 1), ('min_patients', 1), ('draws', 1)):
+            if not getattr(self, name) >= low: raise DataError(f'{name} must be at least {low}, not {getattr(self, name)}')
+
 QUICK = dict(protocol=dict(folds=2, draws=200), config=dict(epochs=5, per_group=12, batch_size=16))
+
+def _quickened(config:TrainConfig, protocol:Protocol)->tuple[TrainConfig, Protocol]:
+    "The smallest setting that passes through every stage; what the caller has changed from the defaults stays."
+    untouched = lambda value, changes: {k: v for k, v in changes.items() if getattr(value, k) == getattr(type(value)(), k)}
+    return replace(config, **untouched(config, QUICK['config'])), replace(protocol, **untouched(protocol, QUICK['protocol']))
 
 # %% ../nbs/33_experiments.ipynb #c009-57ea71
 def make_folds(table:pd.DataFrame, # of the store
@@ -126,8 +136,8 @@ def train_store(store, # WindowStore or its folder
                 config:TrainConfig=TrainConfig(), protocol:Protocol=Protocol(), n_jobs:int=-1, quick:bool=False, progress:bool=True)->Path:
     "Cross-validates on random windows and patient-wise, trains the network that is kept, and writes the run folder but for its report."
     store = store if isinstance(store, WindowStore) else WindowStore(store)
-    if quick: config, protocol = replace(config, **QUICK['config']), replace(protocol, **QUICK['protocol'])
-    settings = {'store': str(store.path), 'windows': len(store.table), 'config': asdict(config), 'protocol': asdict(protocol)}
+    if quick: config, protocol = _quickened(config, protocol)
+    settings = {'store': str(store.path), 'data': store.manifest['sha256'], 'config': asdict(config), 'protocol': asdict(protocol)}
     with written_aside(out, settings) as work: _train_into(work, store, config, protocol, n_jobs, quick, progress)
     return Path(out)
 
@@ -140,8 +150,11 @@ def _train_into(work, store, config, protocol, n_jobs, quick, progress):
     save_folds(work/'folds.json', folds, store.table)
     predictions = cross_validate(store, labels, folds, work, config, protocol, n_jobs, progress)
     last = final_fold(folds[-1])
-    result = fit(store, last, labels, config, protocol.seed, progress)
-    audit(store.table, [replace(last, fitted=result.fitted)], allow=() if last.split == 'patient' else ('subject',))
+    result = fit(store, last, labels, config, protocol.seed, progress, checkpoint=work/'folds'/'final.checkpoint')
+    last = replace(last, fitted=dict(result.fitted))
+    heat = temperature(result.model, store, last, labels)
+    audit(store.table, [last], allow=() if last.split == 'patient' else ('subject',))
+    audited = f'{len(folds)} folds and the network kept, before and after training: no window on two sides and none that overlaps one on another side, nothing fitted beyond its side; patients on two sides in the random folds alone'
     predictions.to_csv(work/'predictions.csv', index=False)
     metrics = metrics_of(pd.read_csv(work/'predictions.csv', **READ), cohort(store, labels), protocol.draws)
     write_text(work/'metrics.json', json.dumps(metrics, indent=1))
@@ -150,11 +163,11 @@ def _train_into(work, store, config, protocol, n_jobs, quick, progress):
     (work/'similarity.json').write_text(json.dumps(class_geometry(result, store, last, labels), indent=1))
     honest = predictions[predictions.split == 'patient']
     save_examples(work/'examples.npz', store, honest if len(honest) else predictions, labels)
-    _describe(work, store, result, temperature(result.model, store, last, labels), labels, folds, config, protocol, quick, time.perf_counter() - start)
+    _describe(work, store, result, heat, audited, labels, folds, config, protocol, quick, time.perf_counter() - start)
     shutil.rmtree(work/'folds')
 
 # %% ../nbs/33_experiments.ipynb #c028-9b8cc6
-def _describe(work, store, result, heat, labels, folds, config, protocol, quick, elapsed):
+def _describe(work, store, result, heat, audited, labels, folds, config, protocol, quick, elapsed):
     "The network with its configuration, and the manifest."
     m, sources = store.manifest['parameters'], {k: v for r in store.manifest['records'] for k, v in r['sources'].items()}
     database = database_of(store)
@@ -163,7 +176,7 @@ def _describe(work, store, result, heat, labels, folds, config, protocol, quick,
     result.model.save(work, {**common, 'train': asdict(config), 'classes': labels, 'seconds': store.seconds, 'fs': store.fs, 'temperature': round(heat, 4), 'database': json.loads(database.to_json())})
     manifest = {**common, 'title': store.title, 'simulated': store.simulated, 'quick': quick, 'notes': list(database.notes), 'versions': versions(), 'git': git_revision(),
                 'database': {k: getattr(database, k) for k in ('name', 'title', 'citation', 'licence')}, 'protocol': asdict(protocol),
-                'seeds': sorted({protocol.seed + f.repeat for f in folds}), 'folds_hash': folds_hash(folds), 'store': str(store.path), 'elapsed_s': round(elapsed, 1),
+                'audit': audited, 'corrections': count_terms(config.loss, **config.loss_args), 'seeds': sorted({protocol.seed + f.repeat for f in folds}), 'folds_hash': folds_hash(folds), 'store': str(store.path), 'elapsed_s': round(elapsed, 1),
                 'data_sha256': hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest(), 'cohort': cohort(store, labels),
                 'windows': {'seconds': store.seconds, 'n': len(store.table), 'patients': int(store.table['subject'].nunique()), **{k: m.get(k) for k in ('stride', 'label', 'grouping')}}}
     (work/'manifest.json').write_text(json.dumps(manifest, indent=1, default=str))
@@ -182,7 +195,7 @@ def run(folder, # WFDB database
     start, folder = time.perf_counter(), Path(folder)
     database = get_database(database, folder)
     protocol = protocol or Protocol(seed=seed)
-    if quick: config, protocol = replace(config, **QUICK['config']), replace(protocol, **QUICK['protocol'])
+    if quick: config, protocol = _quickened(config, protocol)
     settings = {'folder': str(folder.resolve()), 'database': json.loads(database.to_json()), 'seconds': seconds, 'stride': stride, 'grouping': grouping, 'label': label,
                 'config': asdict(config), 'protocol': asdict(protocol), 'quick': quick}
     with written_aside(out, settings) as work:

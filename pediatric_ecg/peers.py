@@ -83,8 +83,9 @@ def floor_features(
     x:dict[str, np.ndarray], # modality to (windows, leads, time), mV
     present:dict[str, np.ndarray], # modality to (windows, leads), False where a lead is absent
     fs:float, # Hz
-)->np.ndarray: # (windows, 9 a modality): beats a second, spread and change of intervals in s, shares of six bands; 0 where the modality is absent
-    "Intervals and spectra, the floor that a network must beat."
+    spectra:bool=True, # the shares of six bands too
+)->np.ndarray: # (windows, 9 or 3 a modality): beats a second, spread and change of intervals in s, shares of bands; 0 where the modality is absent
+    "Intervals, and spectra, the floors that a network must beat."
     out = []
     for m, v in x.items():
         v = np.where(present[m][..., None], v, 0.).astype(np.float32)
@@ -93,7 +94,7 @@ def floor_features(
         slope = np.apply_along_axis(np.convolve, 1, slope, np.ones(width)/width, 'same')
         power, f = (np.abs(np.fft.rfft(v))**2).sum(1), np.fft.rfftfreq(v.shape[-1], 1/fs)
         bands = np.stack([power[:, (f >= a) & (f < b)].sum(1) for a, b in zip(BANDS, BANDS[1:])], 1)
-        rows = np.concatenate([np.array([_intervals(s, fs) for s in slope]), bands/np.maximum(bands.sum(1, keepdims=True), 1e-12)], 1)
+        rows = np.concatenate([np.array([_intervals(s, fs) for s in slope]), *([bands/np.maximum(bands.sum(1, keepdims=True), 1e-12)] if spectra else [])], 1)
         out.append(rows*present[m].any(1)[:, None])
     return np.concatenate(out, 1)
 

@@ -104,16 +104,18 @@ EXPLAIN = {"random": "Windows were dealt at random, so the test holds other wind
 FRAGMENTS["classes.html"] = """
 <h2>Rhythm by rhythm</h2>
 <p class="note">Sensitivity: of the windows with this rhythm, the share named so. Precision (positive predictive value): of the windows named so, the share that had it.
-AUROC: how well the probability of this rhythm ranks windows that have it above windows that do not, 50 % by chance.</p>
+In grey beneath both: the mean of the patients' own shares (EC57's <i>average</i>), in which a patient with many windows counts no more than one with few.
+AUROC: how well the probability of this rhythm ranks windows that have it above windows that do not, 50 % by chance. AUPRC: precision over all thresholds, by chance the rhythm's share of the windows.</p>
 {% call m.scroll('Table of results for each rhythm') %}
 <table><thead><tr><th class="text" scope="col" rowspan="2">Rhythm</th><th scope="col" rowspan="2">Windows</th><th scope="col" rowspan="2">Patients</th>
-{% if 'patient' in splits %}<th class="over" scope="colgroup" colspan="5">Patient-wise</th>{% endif %}{% if 'random' in splits %}<th scope="col">Random</th>{% endif %}</tr>
-<tr>{% if 'patient' in splits %}<th scope="col">Sensitivity</th><th scope="col">Precision</th><th scope="col">F1</th><th scope="col">F2</th><th scope="col">AUROC</th>{% endif %}{% if 'random' in splits %}<th scope="col">F1</th>{% endif %}</tr></thead><tbody>
+{% if 'patient' in splits %}<th class="over" scope="colgroup" colspan="6">Patient-wise</th>{% endif %}{% if 'random' in splits %}<th scope="col">Random</th>{% endif %}</tr>
+<tr>{% if 'patient' in splits %}<th scope="col">Sensitivity</th><th scope="col">Precision</th><th scope="col">F1</th><th scope="col">F2</th><th scope="col">AUROC</th><th scope="col">AUPRC</th>{% endif %}{% if 'random' in splits %}<th scope="col">F1</th>{% endif %}</tr></thead><tbody>
 {% for c in classes %}
 <tr><th scope="row">{{ c.label }} <span class="name">{{ c.name }}</span></th><td>{{ c.windows }}</td><td>{{ c.patients }}</td>
 {% for s in ('patient', 'random') if s in splits %}{% set v = c[s] %}
-{% if v is string or v is none %}<td class="none"{{ ' colspan=5' if s == 'patient' }}>{{ v or 'not evaluable' }}</td>
-{% elif s == 'patient' %}<td>{{ v.recall|percent }}</td><td>{{ v.precision|percent }}</td><td><b>{{ v.f1|percent }}</b></td><td>{{ v.f2|percent }}</td><td>{{ v.get('auroc')|percent }}</td>
+{% if v is string or v is none %}<td class="none"{{ ' colspan=6' if s == 'patient' }}>{{ v or 'not evaluable' }}</td>
+{% elif s == 'patient' %}{% for gross, mean in ((v.recall, v.get('average_sensitivity')), (v.precision, v.get('average_ppv'))) %}<td>{{ gross|percent }}{% if mean is not none %}<span class="name">{{ mean|percent }}</span>{% endif %}</td>{% endfor %}
+<td><b>{{ v.f1|percent }}</b></td><td>{{ v.f2|percent }}</td><td>{{ v.get('auroc')|percent }}</td><td>{{ v.get('auprc')|percent }}</td>
 {% else %}<td>{{ v.f1|percent }}</td>{% endif %}{% endfor %}</tr>
 {% endfor %}</tbody></table>
 {% endcall %}

@@ -188,7 +188,7 @@ def made_how(run:Run, # a run
     if p := m.get("protocol"): rows.append(("Splits", f"{p['folds']} folds, {count(p['repeats'], 'repeat')}, of random windows and of patients; not evaluable below {p['min_patients']} patients; intervals from {p['draws']:,} draws of patients"))
     network = {k: v for k, v in run.config.get("model", {}).items() if k not in ("modalities", "n_classes", "fs", "seconds")}
     rows += [("Network", plain(network)), ("Training", plain(run.config.get("train", {}))), ("Seeds", plain(m.get("seeds", []))),
-             ("Splits frozen as", m.get("folds_hash", "")), ("Data, SHA-256", m.get("data_sha256", "")), ("Code revision", m.get("git", "")), ("Versions", plain(m.get("versions", {})))]
+             ("Splits frozen as", m.get("folds_hash", "")), ("Audit", m.get("audit", "")), ("Data, SHA-256", m.get("data_sha256", "")), ("Code revision", m.get("git", "")), ("Versions", plain(m.get("versions", {})))]
     if m.get("elapsed_s"): rows.append(("Time", _minutes(m["elapsed_s"])))
     return [(k, v) for k, v in rows if v and v != "none"]
 
@@ -199,7 +199,7 @@ def limits(run:Run, # a run
     n = run.predictions.subject.nunique()
     out = ["Not a medical device. Nothing here may guide diagnosis or treatment of a patient."]
     if m.get("simulated"): out.append("The signals are simulated: the figures show that the method runs and what it could learn from such signals; they are no evidence about patients.")
-    if m.get("quick"): out.append("A quick run: a small network, few epochs, few folds. It shows that every stage works, not how well the method can do.")
+    if m.get("quick"): out.append("A quick run: few epochs, few folds. It shows that every stage works, not how well the method can do.")
     out.append(f"{count(n, 'patient')} from one database. Nothing is known about other laboratories, recording systems, catheters or populations.")
     if alone: out.append(f"Not evaluable, because too few patients have them: {', '.join(alone)}. Nothing is known of how the network does on them.")
     if m.get("windows", {}).get("label", "marker") == "marker":

@@ -16,9 +16,10 @@ def _data(run, made, absent):
     "Items 1 to 11: title, background, data, participants, outcome, predictors, size, missing data."
     m, w, made_up = run.manifest, run.manifest.get("windows", {}), run.manifest.get("simulated")
     source = "; ".join(made[k] for k in ("Database", "Citation", "Cite for the form") if k in made)
+    whose = "a child's" if m.get("database", {}).get("name") == "leipzig" else "the"
     labels = f"rhythm by the {'simulator' if made_up else 'annotators of the database'}, label rule {w.get('label', 'marker')}, grouping {w.get('grouping', 'default')}; judged for each window"
     return [("1", "Title", title(run)), ("2", "Abstract", summary(run)[0]),
-            ("3a", "Healthcare context", "naming the rhythm of a child's heart where the surface ECG alone is ambiguous; the README gives the context"),
+            ("3a", "Healthcare context", f"naming the rhythm of {whose} heart from its recordings; the README gives the context"),
             ("3b", "Target population and purpose", "research and teaching; see Intended use in the model card"), ("3c", "Health inequalities", UNKNOWN),
             ("4", "Objectives", "development and internal validation of a classifier of single windows"),
             ("5a", "Sources of data", source or UNKNOWN), ("5b", "Dates", absent), ("6a", "Setting", absent), ("6b", "Eligibility", f"every record of the database with usable rhythm labels; that of the database itself: {absent}"),
@@ -33,7 +34,9 @@ def _data(run, made, absent):
 def _methods(run, made, absent):
     "Items 12 to 19: analysis, fairness, ethics, open science."
     m, train = run.manifest, run.config.get("train", {})
-    balance = "none in the loss" if train.get("loss") == "ce" else "class frequencies enter the loss (see Training)" if train.get("loss") else UNKNOWN
+    terms = m.get("corrections")
+    balance = UNKNOWN if terms is None else f"class frequencies enter the loss: {plain(terms)}" if terms else "none in the loss"
+    if train.get("sampling") == "class": balance = "each class is drawn equally often, and the loss is given equal counts"
     tempered = "one temperature a fold, fitted on its validation patients" if "temperature" in run.predictions else "no recalibration in this run"
     never = f"{UNKNOWN}; nothing was registered by this software"
     return [("12a", "Use of the data", made.get("Splits", UNKNOWN)), ("12b", "Handling of predictors", made.get("Preprocessing", UNKNOWN)),

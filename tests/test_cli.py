@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from pediatric_ecg import cli
+from pediatric_ecg.experiments import QUICK, _quickened
 from pediatric_ecg.report_example import made_up_run
 
 COMMANDS = "simulate download check prepare train run evaluate report annotate experiment".split()
@@ -67,6 +68,25 @@ def test_version(call):
 @pytest.mark.parametrize("args", [[], ["fly"], ["run"], ["run", "here"], ["simulate", "x", "--patients", "six"], ["report", "--no-such-option"]])
 def test_wrong_command_lines(call, args):
     assert_mistake(call(*args), "--help")
+
+
+@pytest.mark.parametrize(("setting", "words"), [
+    ("epochs=abc", "epochs must be a whole number"), ("lr=NaN", "lr must be at least"), ("nosuch=1", "a setting 'nosuch'"),
+    ("model.nosuch=1", "model has no setting 'nosuch'"), ("augment.nosuch=1", "augment has no setting 'nosuch'"),
+    ("loss_args.foo=1", "unexpected keyword argument 'foo'"), ("accelerator=nosuch", "accelerator='nosuch'"), ("precision=17", "precision must be text"), ("shots=1", "belongs to 'experiment'")])
+def test_a_wrong_setting_is_one_line(call, simstore, tmp_path, setting, words):
+    assert_mistake(call("train", simstore.path, "--out", tmp_path / "run", "--set", setting), words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_the_command_line_reach_the_training():
+    s = cli._settings("ce", 1, 2, 7, 2, ["model.norm=group", "model.dropout=0", "batch_size=16"])
+    config, protocol = s["config"], s["protocol"]
+    assert (config.loss, config.epochs, config.devices, config.batch_size, config.model) == ("ce", 1, 2, 16, {"norm": "group", "dropout": 0})
+    assert (protocol.repeats, protocol.seed) == (2, 7)
+    quick, small = _quickened(config, protocol)
+    assert (quick.epochs, quick.batch_size) == (1, 16), "what is asked for goes before --quick"
+    assert (quick.per_group, small.folds, small.repeats) == (QUICK["config"]["per_group"], 2, 2)
 
 
 def test_empty_folder(call, tmp_path):

@@ -49,7 +49,7 @@ def test_two_processes_equal_one(simstore, fold, tmp_path, change):
 def test_what_would_depend_on_the_number_of_processes_is_refused(simstore, fold):
     labels, f = fold
     state = torch.get_rng_state()
-    with pytest.raises(ValueError, match="norm': 'group'"):
+    with pytest.raises(ValueError, match="--set model.norm=group"):
         fit(simstore, f, labels, replace(EXACT, devices=2, model={}))
     with pytest.raises(ValueError, match="use devices=1"):
         fit(simstore, f, labels, replace(EXACT, devices=2, batch_size=1000))

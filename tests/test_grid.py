@@ -1,4 +1,5 @@
 """A grid over processes, over a Dask cluster, and after an interruption: always the same table."""
+import sys
 from dataclasses import replace
 
 import joblib
@@ -8,12 +9,14 @@ import pytest
 
 from pediatric_ecg import grid
 from pediatric_ecg.cells import FLOORS, View, permuted, run_fold, temperature
+from pediatric_ecg.cli import main
 from pediatric_ecg.conditions import conditions
 from pediatric_ecg.databases import DataError
 from pediatric_ecg.evaluation import scores
 from pediatric_ecg.experiments import Protocol, make_folds, scored_labels
 from pediatric_ecg.grid import RECIPES, Recipe, children, configure, experiment, folds_of, name_of, predictions, results, settings
 from pediatric_ecg.training import TrainConfig, fit
+from pediatric_ecg.windows import prepare
 
 SMALL = dict(protocol=Protocol(folds=2, draws=50), config=TrainConfig(epochs=1, per_group=4, batch_size=8, model={"widths": (16, 16), "heads": 2, "depth": 1}))
 PLAIN = Recipe([{"loss": "agcacl"}, {"loss": "ce"}, {"floor": "intervals"}], **SMALL)
@@ -75,6 +78,39 @@ def test_every_recipe_names_settings_that_exist(simstore):
             if "floor" in special:
                 assert special["floor"] in FLOORS
         assert len({name_of(s) for s in settings(recipe, simstore)}) == len(settings(recipe, simstore)), name
+
+
+def test_a_grid_of_other_windows_or_conditions_is_refused(simdb, simstore, tmp_path):
+    floor = replace(PLAIN, vary=[{"floor": "majority"}])
+    experiment(simstore, tmp_path / "g", floor, n_jobs=1, progress=False)
+    other = prepare(simdb, tmp_path / "store", seconds=1.0, n_jobs=1, progress=False)
+    with pytest.raises(DataError, match="holds a grid with other data"):
+        experiment(other, tmp_path / "g", floor, n_jobs=1, progress=False)
+    with pytest.raises(DataError, match="holds a grid with other disturbed;"):
+        experiment(simstore, tmp_path / "g", replace(floor, disturbed=True), n_jobs=1, progress=False)
+    for wrong in ({"epochs": 0}, {"repeats": 0}):
+        with pytest.raises(ValueError, match="must be at least 1, not 0"):
+            experiment(simstore, tmp_path / "new", floor, progress=False, **wrong)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_missing_peer_is_said_before_the_first_cell(simstore, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepecgkit", None)
+    monkeypatch.setitem(sys.modules, "deepecgkit.models", None)
+    with pytest.raises(ImportError, match=r"pip install 'pediatric_ecg\[bench\]'"):
+        experiment(simstore, tmp_path / "g", "paper", progress=False)
+    assert not (tmp_path / "g").exists()
+
+
+def test_permuted_labels_fall_to_chance_and_random_windows_beat_new_patients(simstore, tmp_path, capsys):
+    assert main(["experiment", str(simstore.path), "--out", str(tmp_path / "g"), "--recipe", "checks", "--quick", "--jobs", "1"]) == 0
+    assert str(tmp_path / "g" / "results.csv") in capsys.readouterr().out
+    t = pd.read_csv(tmp_path / "g/results.csv")
+    true, guess = (t[(t.permute == True) if p else t.permute.isna() & t.floor.isna()].set_index("split").macro_f1 for p in (False, True))  # noqa: E712
+    for split in ("random", "patient"):   # a guess among six rhythms scores 0.17; eight patients leave it room to be lucky, and a leak would give 0.9
+        assert guess[split] < 0.4 and true[split] > guess[split] + 0.1, split
+    assert true["random"] > true["patient"] + 0.1
+    assert set(t.floor.dropna()) == set(FLOORS)
 
 
 def test_no_column_of_a_finished_grid_is_lost_when_a_setting_is_added(simstore, tmp_path):

@@ -59,6 +59,13 @@ def test_training_declares_what_it_fitted_and_a_lie_is_found(simstore, fold):
             audit(simstore.table, [replace(f, fitted={**fitted, name: np.r_[fitted[name], f.test[:1]]})])
 
 
+def test_the_loss_of_an_epoch_is_the_mean_of_its_windows(simstore, fold):
+    "Also where one batch is larger than the epoch."
+    labels, f = fold
+    loss = fit(simstore, f, labels, replace(CONFIG, loss="ce", epochs=1, batch_size=4096)).history.train_loss[0]
+    assert loss == pytest.approx(np.log(len(labels)), rel=0.3), "one step from random weights: near the entropy of a guess"
+
+
 def test_without_validation_patients_the_last_epoch_counts(simstore, fold):
     labels, f = fold
     r = fit(simstore, replace(f, valid=np.array([], dtype=np.int64)), labels, CONFIG)
