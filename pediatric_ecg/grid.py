@@ -53,7 +53,7 @@ RECIPES = {
     'fusion': Recipe({'model.fusion': ['semantic', 'mean', 'concat', 'early', 'late']}),
     'transformer': Recipe({'model.depth': [2, 1, 0]}),
     'modalities': Recipe(lambda store: [{}, *({'modalities': [m]} for m in store.modalities)]),
-    'shots': Recipe([{'loss': l, 'shots': k} for k in (1, 5, 10, 20) for l in ('agcacl', 'agcacl-windows', 'ce+la', 'ce')]),
+    'shots': Recipe([{**s, 'shots': k} for k in (1, 5, 10, 20) for s in ({'loss': 'agcacl'}, {'loss': 'agcacl', 'loss_args': {'prior': 1.}}, {'loss': 'agcacl-windows'}, {'loss': 'ce+la'}, {'loss': 'ce'})]),
     'robustness': Recipe({'loss': ['agcacl', 'ce']}, disturbed=True),
     'transfer': Recipe({'loss': ['agcacl', 'ce']}, splits=('patient', 'transfer')),
     'checks': Recipe([{}, {'permute': True}, *NO_NETWORK], splits=('random', 'patient')),
