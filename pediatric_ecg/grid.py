@@ -116,12 +116,12 @@ def experiment(store, # WindowStore or its folder
     if epochs is not None: recipe = replace(recipe, config=replace(recipe.config, epochs=epochs))
     if repeats is not None: recipe = replace(recipe, protocol=replace(recipe.protocol, repeats=repeats))
     labels, out, todo = scored_labels(store, recipe.protocol), Path(out), settings(recipe, store)
-    for config in {c.network: c for c, _ in (configure(recipe.config, s) for s in todo)}.values(): make_model(store, labels, config)
+    configured = [(s, *configure(recipe.config, s)) for s in todo]
+    for config in {c.network: c for _, c, _ in configured}.values(): make_model(store, labels, config)
     folds = folds_of(store, recipe, labels)
     _claim(out, {'data': store.manifest['sha256'], 'config': asdict(recipe.config), 'disturbed': recipe.disturbed, 'labels': labels, 'folds': {f'{f.split}-{f.name}': folds_hash([f]) for f in folds}})
     jobs = []
-    for f, s in itertools.product(folds, todo):     # all settings of a fold before the next: an unfinished grid is a fair one
-        config, special = configure(recipe.config, s)
+    for f, (s, config, special) in itertools.product(folds, configured):     # all settings of a fold before the next: an unfinished grid is a fair one
         jobs.append((store.path, f, labels, config, recipe.protocol.seed + f.repeat, out/name_of(s), special, recipe.disturbed))
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator')
     for _ in tqdm(parallel(joblib.delayed(run_fold)(*j) for j in jobs), total=len(jobs), desc='cells', disable=not progress, leave=False): pass

@@ -92,9 +92,12 @@ def floor_features(
         slope = np.abs(np.diff(v, axis=-1)).sum(1)
         width = max(1, int(.04*fs))
         slope = np.apply_along_axis(np.convolve, 1, slope, np.ones(width)/width, 'same')
-        power, f = (np.abs(np.fft.rfft(v))**2).sum(1), np.fft.rfftfreq(v.shape[-1], 1/fs)
-        bands = np.stack([power[:, (f >= a) & (f < b)].sum(1) for a, b in zip(BANDS, BANDS[1:])], 1)
-        rows = np.concatenate([np.array([_intervals(s, fs) for s in slope]), *([bands/np.maximum(bands.sum(1, keepdims=True), 1e-12)] if spectra else [])], 1)
+        parts = [np.array([_intervals(s, fs) for s in slope])]
+        if spectra:
+            power, f = (np.abs(np.fft.rfft(v))**2).sum(1), np.fft.rfftfreq(v.shape[-1], 1/fs)
+            bands = np.stack([power[:, (f >= a) & (f < b)].sum(1) for a, b in zip(BANDS, BANDS[1:])], 1)
+            parts.append(bands/np.maximum(bands.sum(1, keepdims=True), 1e-12))
+        rows = np.concatenate(parts, 1)
         out.append(rows*present[m].any(1)[:, None])
     return np.concatenate(out, 1)
 
