@@ -18,10 +18,16 @@ def differing(a: Path, b: Path, pattern: str) -> list[str]:
     return sorted(str(n) for n in names if not ((a / n).exists() and (b / n).exists() and filecmp.cmp(a / n, b / n, shallow=False)))
 
 
+def top_level(folder: str, names: list[str]) -> set[str]:
+    "What the check does not need; by its place, since a package may be called `data`."
+    unneeded = {".git", ".venv", "runs", "demo", "data", "_docs", "_proc"}
+    return unneeded & set(names) if Path(folder) == root else set()
+
+
 with tempfile.TemporaryDirectory() as tmp:
     copy = Path(tmp) / "project"
-    skip = shutil.ignore_patterns(".git", ".venv", "runs", "demo", "data", "_docs", "_proc", "__pycache__", "*.egg-info")
-    shutil.copytree(root, copy, ignore=skip)
+    everywhere = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(root, copy, ignore=lambda folder, names: top_level(folder, names) | everywhere(folder, names))
     for path in (copy / "pediatric_ecg").rglob("*.py"):  # a module whose notebook is gone must not survive
         if path.name != "__init__.py":
             path.unlink()

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from _results import met, record, versions
 
-from pediatric_ecg.databases import LEIPZIG
-from pediatric_ecg.model import RhythmNet, RhythmNetConfig
-from pediatric_ecg.signals import Preprocess
-from pediatric_ecg.simulator import simulate
+from pediatric_ecg.data.databases import LEIPZIG
+from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
+from pediatric_ecg.windows.signals import Preprocess
+from pediatric_ecg.sim.simulator import simulate
 
 CHILD = """
 import resource, sys, time

@@ -5,9 +5,9 @@ Importing this module puts them among the objectives: `agcacl-scheduled`, `agcac
 import torch
 from torch import nn
 
-from pediatric_ecg import objectives
-from pediatric_ecg.losses import LogitAdjusted
-from pediatric_ecg.patients import PatientAGCACL
+from pediatric_ecg.losses import objectives
+from pediatric_ecg.losses.logits import LogitAdjusted
+from pediatric_ecg.losses.agcacl_patients import PatientAGCACL
 
 
 class Scheduled(objectives.Objective):

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from _results import met, record, versions
 
-from pediatric_ecg.encoders import multiply_adds
-from pediatric_ecg.model import RhythmNet, RhythmNetConfig
+from pediatric_ecg.nn.encoders import multiply_adds
+from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
 
 CASES = {'5 s, 1+1 leads': ({'lead1': 1, 'lead2': 1}, 1250), '2 s, 12+7 leads': ({'ecg': 12, 'iegm': 7}, 500)}
 CLASSES = 9

@@ -28,11 +28,11 @@ import wfdb
 from _results import met, record, versions
 from scipy import signal
 
-from pediatric_ecg.databases import get_database, shared
-from pediatric_ecg.records import lead_slots, read_header, record_paths
-from pediatric_ecg.rhythms import group, segments
-from pediatric_ecg.signals import Preprocess, design, n_out, needed, ratio, taps
-from pediatric_ecg.windows import WindowStore, cut, prepare
+from pediatric_ecg.data.databases import get_database, shared
+from pediatric_ecg.data.records import lead_slots, read_header, record_paths
+from pediatric_ecg.data.rhythms import group, segments
+from pediatric_ecg.windows.signals import Preprocess, design, n_out, needed, ratio, taps
+from pediatric_ecg.windows.prepare import WindowStore, cut, prepare
 
 
 def plain(x, fs, pre):
@@ -173,8 +173,8 @@ def memory(long, quarter, tmp, results):
 
 def profile(job):
     "Where the time goes, against reading the bytes and one pass of the filter."
-    from pediatric_ecg.decode import Reader
-    from pediatric_ecg.signals import apply
+    from pediatric_ecg.data._decode import Reader
+    from pediatric_ecg.windows.signals import apply
     path, pre = job.paths[0], job.pre
     reader = Reader(path, job.channels(path))
     n, fs = reader.header.n_samples, reader.header.fs
@@ -196,7 +196,7 @@ def main():
     p.add_argument('--runs', type=int, default=3)
     a = p.parse_args()
     os.environ['OMP_NUM_THREADS'] = '1'
-    from pediatric_ecg.simulator import simulate
+    from pediatric_ecg.sim.simulator import simulate
     results, runs = [], 1 if a.quick else a.runs
     with tempfile.TemporaryDirectory() as tmp:
         long = Path(a.long or f'{tmp}/long')

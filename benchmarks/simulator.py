@@ -14,7 +14,7 @@ from _results import met, record, versions
 CODE = """
 import json, resource, sys, tempfile, time, warnings
 from pathlib import Path
-from pediatric_ecg.simulator import simulate
+from pediatric_ecg.sim.simulator import simulate
 with tempfile.TemporaryDirectory() as tmp:
     start = time.process_time()
     simulate(Path(tmp)/'db', patients=1, seconds={seconds}, seed={seed}, layout='standard')

@@ -1,7 +1,7 @@
 """Fixtures that several test modules share: the real data beside the project, and one small simulated study."""
 import pytest
 
-from pediatric_ecg.databases import shared as shared_folder
+from pediatric_ecg.data.databases import shared as shared_folder
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +16,7 @@ def shared():
 @pytest.fixture(scope="session")
 def simdb(tmp_path_factory):
     "A small simulated database in Leipzig's form: 8 patients, 90 s each."
-    from pediatric_ecg.simulator import simulate
+    from pediatric_ecg.sim.simulator import simulate
 
     return simulate(tmp_path_factory.mktemp("sim") / "database", patients=8, seconds=90, seed=3)
 
@@ -24,6 +24,6 @@ def simdb(tmp_path_factory):
 @pytest.fixture(scope="session")
 def simstore(simdb, tmp_path_factory):
     "The windows of `simdb`."
-    from pediatric_ecg.windows import prepare
+    from pediatric_ecg.windows.prepare import prepare
 
     return prepare(simdb, tmp_path_factory.mktemp("store") / "store", n_jobs=1, progress=False)

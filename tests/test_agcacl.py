@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.agcacl import AGCACL, simplex, simplex_cosine
-from pediatric_ecg.devices import in_processes
+from pediatric_ecg.losses.agcacl import AGCACL, simplex, simplex_cosine
+from pediatric_ecg.train.devices import in_processes
 
 PSI = ['negatives', 'anchor', 'both', 'none']
 f64 = torch.float64

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from pediatric_ecg import cli
 from pediatric_ecg.annotate import annotate, smooth, to_segments, windows_of
-from pediatric_ecg.databases import LEIPZIG, DataError, wfdb_quiet
-from pediatric_ecg.model import RhythmNet, RhythmNetConfig
-from pediatric_ecg.records import lead_slots, read_header, read_signals, record_paths
-from pediatric_ecg.signals import Preprocess
+from pediatric_ecg.data.databases import LEIPZIG, DataError, wfdb_quiet
+from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
+from pediatric_ecg.data.records import lead_slots, read_header, read_signals, record_paths
+from pediatric_ecg.windows.signals import Preprocess
 
 CLASSES = ["N", "/A", "/V", "AVRT", "AVNRT"]
 PRE = Preprocess()

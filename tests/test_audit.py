@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import GroupKFold, KFold
 
-from pediatric_ecg import splits
-from pediatric_ecg.audit import KINDS, LeakError, audit
-from pediatric_ecg.databases import DataError
-from pediatric_ecg.fingerprints import signal_hashes, window_hashes
-from pediatric_ecg.splits import Fold, patient_folds, random_folds
+from pediatric_ecg.splits import split as splits
+from pediatric_ecg.splits.audit import KINDS, LeakError, audit
+from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.splits._fingerprints import signal_hashes, window_hashes
+from pediatric_ecg.splits.split import Fold, patient_folds, random_folds
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import brier_score_loss
 
-from pediatric_ecg.audit import LeakError, audit
-from pediatric_ecg.calibration import (
+from pediatric_ecg.splits.audit import LeakError, audit
+from pediatric_ecg.evaluate.calibration import (
     adjust,
     aurc,
     brier,
@@ -28,8 +28,8 @@ from pediatric_ecg.calibration import (
     selective,
     temper,
 )
-from pediatric_ecg.databases import DataError
-from pediatric_ecg.splits import Fold
+from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.splits.split import Fold
 
 
 def draw(n=4000, classes=4, seed=0, scale=2.0):

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from pediatric_ecg.check import check, sha256
-from pediatric_ecg.databases import LEIPZIG, MITDB, DataError
-from pediatric_ecg.records import read_annotations, write_annotations
+from pediatric_ecg.data.check import check, sha256
+from pediatric_ecg.data.databases import LEIPZIG, MITDB, DataError
+from pediatric_ecg.data.records import read_annotations, write_annotations
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wfdb")  # wfdb 4.3 under pandas 3.1
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from pediatric_ecg.databases import DataError
-from pediatric_ecg.experiments import QUICK, Protocol, make_folds, scored_labels
-from pediatric_ecg.training import TrainConfig, fit
+from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.experiments.run import QUICK, Protocol, make_folds, scored_labels
+from pediatric_ecg.train.loop import TrainConfig, fit
 
 CONFIG = TrainConfig(**{**QUICK["config"], "epochs": 4, "per_group": 4, "accelerator": "cpu"})
 CLOCK = ["seconds", "windows_per_s"]
@@ -102,9 +102,9 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[4]))
-import pediatric_ecg.checkpoint as checkpoint
-from pediatric_ecg.training import TrainConfig, fit
-from pediatric_ecg.windows import WindowStore
+import pediatric_ecg.train._checkpoint as checkpoint
+from pediatric_ecg.train.loop import TrainConfig, fit
+from pediatric_ecg.windows.prepare import WindowStore
 import json
 def killed(part, new, rename=os.replace):
     if str(new).endswith('epoch-00003'): os.kill(os.getpid(), signal.SIGKILL)   # all is written, nothing is renamed

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from pediatric_ecg import cli
-from pediatric_ecg.experiments import QUICK, _quickened
-from pediatric_ecg.report_example import made_up_run
+from pediatric_ecg.experiments.run import QUICK, _quickened
+from pediatric_ecg.report.example import made_up_run
 
 COMMANDS = "simulate download check prepare train run evaluate report annotate experiment".split()
 
@@ -119,7 +119,7 @@ def test_short_signal_file(call, records, tmp_path):
 
 
 def test_marker_the_vocabulary_lacks(call, records, tmp_path):
-    from pediatric_ecg.databases import LEIPZIG
+    from pediatric_ecg.data.databases import LEIPZIG
 
     spec = json.loads(LEIPZIG.to_json())
     spec["markers"].pop("(N")
@@ -175,24 +175,24 @@ def raising(error):
 
 
 def test_a_bug_keeps_its_traceback(call, monkeypatch, tmp_path):
-    monkeypatch.setattr("pediatric_ecg.report.build_report", raising(KeyError("x")))
+    monkeypatch.setattr("pediatric_ecg.report.page.build_report", raising(KeyError("x")))
     code, out, err = call("report", tmp_path)
     assert code == 1 and "Traceback" in err and "KeyError" in err
 
 
 def test_a_foreign_value_error_is_a_bug(call, monkeypatch, tmp_path):
-    monkeypatch.setattr("pediatric_ecg.report.build_report", raising(ValueError("cannot reshape")))
+    monkeypatch.setattr("pediatric_ecg.report.page.build_report", raising(ValueError("cannot reshape")))
     assert call("report", tmp_path)[0] == 1
 
 
 def test_interruption(call, monkeypatch, tmp_path):
-    monkeypatch.setattr("pediatric_ecg.report.build_report", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("pediatric_ecg.report.page.build_report", raising(KeyboardInterrupt()))
     code, out, err = call("report", tmp_path)
     assert code == 130 and err.count("\n") == 1 and "Traceback" not in err
 
 
 def test_full_disk_is_one_line(call, monkeypatch, tmp_path):
-    monkeypatch.setattr("pediatric_ecg.report.build_report", raising(OSError(28, "No space left on device", "big.npy")))
+    monkeypatch.setattr("pediatric_ecg.report.page.build_report", raising(OSError(28, "No space left on device", "big.npy")))
     assert_mistake(call("report", tmp_path), "big.npy", "No space left")
 
 

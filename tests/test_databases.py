@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.databases import DATABASES, LEIPZIG, MITDB, Database, DataError, get_database, recognise, register, slot_names
+from pediatric_ecg.data.databases import DATABASES, LEIPZIG, MITDB, Database, DataError, get_database, recognise, register, slot_names
 
 
 def test_json_round_trip(tmp_path):

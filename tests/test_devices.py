@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.devices import Resident, own_part, tensors
-from pediatric_ecg.experiments import Protocol, make_folds, scored_labels
-from pediatric_ecg.training import TrainConfig, fit, outputs
+from pediatric_ecg.train.devices import Resident, own_part, tensors
+from pediatric_ecg.experiments.run import Protocol, make_folds, scored_labels
+from pediatric_ecg.train.loop import TrainConfig, fit, outputs
 
 EXACT = TrainConfig(epochs=2, per_group=6, batch_size=16, accelerator="cpu", model={"norm": "group", "dropout": 0.0})
 
@@ -67,7 +67,7 @@ def test_resident_windows_train_the_same_network(simstore, fold, monkeypatch):
         rows.append(wanted)
         return Resident(store, wanted, device)
 
-    monkeypatch.setattr("pediatric_ecg.training.on_device", resident)
+    monkeypatch.setattr("pediatric_ecg.train.loop.on_device", resident)
     two = fit(simstore, f, labels, EXACT)
     assert all(torch.equal(x, y) for x, y in zip(one.model.state_dict().values(), two.model.state_dict().values()))
     assert len(rows) == 1 and not set(rows[0].tolist()) & set(f.test.tolist())

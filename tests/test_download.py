@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pediatric_ecg import download as module
-from pediatric_ecg.databases import LEIPZIG, DataError
-from pediatric_ecg.download import download
+from pediatric_ecg.data import download as module
+from pediatric_ecg.data.databases import LEIPZIG, DataError
+from pediatric_ecg.data.download import download
 
 SIZES = {"hea": 9, "atr": 300, "dat": 90_000}
 RELEASE = {f"{r}.{e}": (f"{r}.{e} ".encode() * n)[: n * 7] for r in ("x001", "x0010", "x002") for e, n in SIZES.items()}

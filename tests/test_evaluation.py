@@ -18,8 +18,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from pediatric_ecg.databases import DataError
-from pediatric_ecg.evaluation import (
+from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.evaluate.scores import (
     FIGURES,
     bootstrap,
     compare,

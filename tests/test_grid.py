@@ -7,16 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pediatric_ecg import grid
-from pediatric_ecg.cells import FLOORS, View, permuted, run_fold, temperature
+from pediatric_ecg.experiments import grid
+from pediatric_ecg.experiments.cells import FLOORS, View, permuted, run_fold, temperature
 from pediatric_ecg.cli import main
-from pediatric_ecg.conditions import conditions
-from pediatric_ecg.databases import DataError
-from pediatric_ecg.evaluation import scores
-from pediatric_ecg.experiments import Protocol, make_folds, scored_labels
-from pediatric_ecg.grid import RECIPES, Recipe, children, configure, experiment, folds_of, name_of, predictions, results, settings
-from pediatric_ecg.training import TrainConfig, fit
-from pediatric_ecg.windows import prepare
+from pediatric_ecg.evaluate.conditions import conditions
+from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.evaluate.scores import scores
+from pediatric_ecg.experiments.run import Protocol, make_folds, scored_labels
+from pediatric_ecg.experiments.grid import RECIPES, Recipe, children, configure, experiment, folds_of, name_of, predictions, results, settings
+from pediatric_ecg.train.loop import TrainConfig, fit
+from pediatric_ecg.windows.prepare import prepare
 
 SMALL = dict(protocol=Protocol(folds=2, draws=50), config=TrainConfig(epochs=1, per_group=4, batch_size=8, model={"widths": (16, 16), "heads": 2, "depth": 1}))
 PLAIN = Recipe([{"loss": "agcacl"}, {"loss": "ce"}, {"floor": "intervals"}], **SMALL)

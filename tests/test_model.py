@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.encoders import Encoder, LeadScale, receptive_field
-from pediatric_ecg.model import FUSIONS, RhythmNet, RhythmNetConfig
-from pediatric_ecg.transformer import POSITIONS
+from pediatric_ecg.nn.encoders import Encoder, LeadScale, receptive_field
+from pediatric_ecg.nn.rhythmnet import FUSIONS, RhythmNet, RhythmNetConfig
+from pediatric_ecg.nn.transformer import POSITIONS
 
 LEADS = {'ecg': 12, 'iegm': 7}
 
@@ -248,7 +248,7 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
     net.save(tmp_path)
     before = (tmp_path/'model.safetensors').read_bytes()
     def broken(*a): raise OSError('disk full')
-    monkeypatch.setattr('pediatric_ecg.model.os.replace', broken)
+    monkeypatch.setattr('pediatric_ecg.nn.rhythmnet.os.replace', broken)
     with pytest.raises(OSError): make(1).save(tmp_path)
     assert (tmp_path/'model.safetensors').read_bytes() == before
 
@@ -292,10 +292,10 @@ def test_shapes_in_signatures_are_true():
     pytest.importorskip('beartype')
     code = textwrap.dedent('''
         from jaxtyping import install_import_hook
-        names = ['encoders', 'fusion', 'transformer', 'model']
-        with install_import_hook([f'pediatric_ecg.{n}' for n in names], 'beartype.beartype'):
+        names = ['encoders', 'fusion', 'transformer', 'rhythmnet']
+        with install_import_hook([f'pediatric_ecg.nn.{n}' for n in names], 'beartype.beartype'):
             import torch
-            from pediatric_ecg.model import FUSIONS, RhythmNet, RhythmNetConfig
+            from pediatric_ecg.nn.rhythmnet import FUSIONS, RhythmNet, RhythmNetConfig
         for fusion in FUSIONS:
             for kw in (dict(), dict(pooling='mean', positions='sinusoidal', cross_attention=False), dict(depth=0)):
                 net = RhythmNet(RhythmNetConfig({'ecg': 12, 'iegm': 7}, 5, fusion=fusion, **kw))

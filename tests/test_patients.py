@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.agcacl import AGCACL
-from pediatric_ecg.devices import in_processes
-from pediatric_ecg.patients import PatientAGCACL
+from pediatric_ecg.losses.agcacl import AGCACL
+from pediatric_ecg.train.devices import in_processes
+from pediatric_ecg.losses.agcacl_patients import PatientAGCACL
 
 f64 = torch.float64
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import wfdb
 
-from pediatric_ecg.databases import LEIPZIG, MITDB, Database, DataError
-from pediatric_ecg.headers import _parse, check_signal_file, read_header
-from pediatric_ecg.records import (
+from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database, DataError
+from pediatric_ecg.data.headers import _parse, check_signal_file, read_header
+from pediatric_ecg.data.records import (
     all_headers,
     lead_slots,
     read_annotations,

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pediatric_ecg.calibration import brier, ece, temper
-from pediatric_ecg.databases import DataError
-from pediatric_ecg.report import build_report
-from pediatric_ecg.report_example import made_up_run
-from pediatric_ecg.report_text import load_run, percent, summary, text_table
-from pediatric_ecg.report_tripod import tripod
-from pediatric_ecg.report_trust import sayings, trust, trust_table
+from pediatric_ecg.evaluate.calibration import brier, ece, temper
+from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.report.page import build_report
+from pediatric_ecg.report.example import made_up_run
+from pediatric_ecg.report.text import load_run, percent, summary, text_table
+from pediatric_ecg.report.tripod import tripod
+from pediatric_ecg.report.trust import sayings, trust, trust_table
 
 TRUST, ALIKE, APART = "Can the probabilities be trusted?", "Which rhythms the network holds alike", "How the rhythms moved apart"
 SECTIONS = ["Two results, side by side", "Rhythm by rhythm", "What is mistaken for what", TRUST, ALIKE, APART,

@@ -11,7 +11,7 @@ import pytest
 import wfdb
 from sklearn.metrics import accuracy_score, fbeta_score, precision_score, recall_score
 
-from pediatric_ecg.databases import wfdb_quiet
+from pediatric_ecg.data.databases import wfdb_quiet
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {"metrics.json", "predictions.csv", "model.safetensors", "config.json", "manifest.json", "report.html", "model_card.md"}
@@ -153,7 +153,7 @@ def test_unknown_database_and_foreign_folder(simdb, tmp_path):
 
 
 def test_an_interrupted_run_continues(simdb, tmp_path, monkeypatch):
-    from pediatric_ecg import experiments
+    from pediatric_ecg.experiments import run as experiments
 
     calls, whole = [], experiments.run_fold
 

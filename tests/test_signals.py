@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
-from pediatric_ecg.databases import DataError
-from pediatric_ecg.decode import Reader
-from pediatric_ecg.records import read_signals
-from pediatric_ecg.signals import Preprocess, apply, design, n_out, needed, overlap, process, quality, ratio, stream, taps
+from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.data._decode import Reader
+from pediatric_ecg.data.records import read_signals
+from pediatric_ecg.windows.signals import Preprocess, apply, design, n_out, needed, overlap, process, quality, ratio, stream, taps
 
 RATES = st.sampled_from([977., 360., 1000., 250., 128., 257., 500., 199.8, 2000.])
 pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword:DeprecationWarning')  # wfdb's writer on newest pandas

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from scipy.signal import butter, resample_poly, sosfiltfilt
 from wfdb.processing import gqrs_detect
 
-from pediatric_ecg.databases import DataError
-from pediatric_ecg.rhythms import segments
-from pediatric_ecg.sim_files import encode_annotations
-from pediatric_ecg.sim_studies import OUTSIDE
-from pediatric_ecg.simulator import simulate
+from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.data.rhythms import segments
+from pediatric_ecg.sim.files import encode_annotations
+from pediatric_ecg.sim.studies import OUTSIDE
+from pediatric_ecg.sim.simulator import simulate
 
 pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword')   # wfdb itself, on pandas 3
 FS = 977
@@ -270,7 +270,7 @@ def test_full_disk(tmp_path):
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200000, 200000))
-from pediatric_ecg.simulator import DataError, simulate
+from pediatric_ecg.sim.simulator import DataError, simulate
 try: simulate({str(tmp_path/'db')!r}, patients=1, seconds=30)
 except DataError as e: print('DataError', e)
 """

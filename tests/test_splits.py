@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.databases import MITDB, DataError
-from pediatric_ecg.rhythms import all_segments, group
-from pediatric_ecg.splits import (
+from pediatric_ecg.data.databases import MITDB, DataError
+from pediatric_ecg.data.rhythms import all_segments, group
+from pediatric_ecg.splits.split import (
     LeakError,
     audit,
     evaluable,
@@ -23,7 +23,7 @@ from pediatric_ecg.splits import (
     random_folds,
     save_folds,
 )
-from pediatric_ecg.windows import cut
+from pediatric_ecg.windows.prepare import cut
 
 SIDES = ("train", "valid", "test")
 

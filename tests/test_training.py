@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pediatric_ecg.experiments import QUICK, Protocol, make_folds, scored_labels
-from pediatric_ecg.splits import LeakError, audit
-from pediatric_ecg.training import TrainConfig, fit, predict
+from pediatric_ecg.experiments.run import QUICK, Protocol, make_folds, scored_labels
+from pediatric_ecg.splits.split import LeakError, audit
+from pediatric_ecg.train.loop import TrainConfig, fit, predict
 
 CONFIG = TrainConfig(**{**QUICK["config"], "epochs": 2})
 

@@ -16,12 +16,12 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg import windows as windows_module
-from pediatric_ecg.databases import LEIPZIG, MITDB, Database, DataError
-from pediatric_ecg.records import read_annotations, read_header, read_signals, record_paths
-from pediatric_ecg.rhythms import all_segments, segments
-from pediatric_ecg.signals import Preprocess, n_out, process
-from pediatric_ecg.windows import WindowStore, cut, prepare
+from pediatric_ecg.windows import prepare as windows_module
+from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database, DataError
+from pediatric_ecg.data.records import read_annotations, read_header, read_signals, record_paths
+from pediatric_ecg.data.rhythms import all_segments, segments
+from pediatric_ecg.windows.signals import Preprocess, n_out, process
+from pediatric_ecg.windows.prepare import WindowStore, cut, prepare
 
 pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword:DeprecationWarning')  # wfdb's writer on newest pandas
 quick = settings(deadline=None, max_examples=30)
@@ -185,8 +185,8 @@ def test_killed_and_started_again_ends_with_the_same_bytes(simdb, tmp_path):
     whole = prepare(simdb, tmp_path/'whole', records=names, progress=False)
     code = '''
         import os, signal, sys, itertools
-        from pediatric_ecg import windows
-        from pediatric_ecg.windows import prepare
+        from pediatric_ecg.windows import prepare as windows
+        from pediatric_ecg.windows.prepare import prepare
         folder, out, *names = sys.argv[1:]
         calls, write = itertools.count(), windows._write
         def dying(*a, **k): # in the middle of the third record, with its files open
@@ -214,7 +214,7 @@ def test_killed_and_started_again_ends_with_the_same_bytes(simdb, tmp_path):
 def test_two_processes_and_one_folder(simdb, simstore, tmp_path):
     code = '''
         import sys
-        from pediatric_ecg.windows import prepare
+        from pediatric_ecg.windows.prepare import prepare
         print(len(prepare(sys.argv[1], sys.argv[2], n_jobs=1, progress=False)))'''
     both = [run(code, simdb, tmp_path/'s') for _ in range(2)]
     for p in both:
