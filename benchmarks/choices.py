@@ -23,9 +23,9 @@ from sklearn.metrics import f1_score
 from pediatric_ecg.experiments.cells import View
 from pediatric_ecg.experiments.run import make_folds, scored_labels
 from pediatric_ecg.experiments.grid import STUDY, configure
-from pediatric_ecg.windows.store import write_text
+from pediatric_ecg.core import write_text
 from pediatric_ecg.train.loop import fit, predict
-from pediatric_ecg.windows.prepare import WindowStore
+from pediatric_ecg.windows.store import WindowStore
 
 FINE = {'model.widths': (32, 48, 64), 'model.stem_kernel': 24, 'model.stem_stride': 8, 'model.kernel': 5}
 SETTINGS = {

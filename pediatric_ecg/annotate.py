@@ -19,10 +19,12 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .evaluate.calibration import temper
-from .data.databases import Database, DataError
+from .data.databases import Database
+from .core import DataError
 from .data._decode import Reader
 from .nn.rhythmnet import RhythmNet
-from .data.records import lead_slots, read_header, write_annotations
+from .data.records import lead_slots, write_annotations
+from .data.headers import read_header
 from .report.figures import overview, png
 from .windows.signals import Preprocess, apply, n_out, needed, quality, ratio
 

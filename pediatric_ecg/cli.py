@@ -103,7 +103,7 @@ def _settings(loss, epochs, repeats, seed, devices, more):
     from pediatric_ecg.experiments.run import Protocol
     from pediatric_ecg.train.devices import make_fabric
     from pediatric_ecg.experiments.grid import configure
-    from pediatric_ecg.train.loop import TrainConfig
+    from pediatric_ecg.train.config import TrainConfig
     config = TrainConfig(loss=loss, devices=devices, **({} if epochs is None else {"epochs": epochs}))
     config, special = configure(config, dict(map(_pair, more or [])))
     make_fabric(config.accelerator, config.precision)   # a device that is not there is said now, not in the first fold
@@ -134,7 +134,7 @@ def train(store: Store, out: Out, loss: Loss = "agcacl", epochs: Epochs = None, 
 # %% ../nbs/use/02_cli.ipynb #c011-cd09ad
 def _results(run):
     "Print the table of a run and where its report is."
-    from pediatric_ecg.report.page import text_table
+    from pediatric_ecg.report.text import text_table
     print(text_table(json.loads((Path(run) / "metrics.json").read_text(encoding="utf-8"))))
     print(f"\nReport: {Path(run) / 'report.html'}")
 
@@ -153,7 +153,7 @@ def run(folder: Folder, out: Out, database: DatabaseName = None, quick: Quick = 
 def evaluate(run: RunFolder, as_json: AsJson = False):
     "Compute the figures of a run anew."
     from pediatric_ecg.experiments.run import evaluate_run
-    from pediatric_ecg.report.page import text_table
+    from pediatric_ecg.report.text import text_table
     metrics = evaluate_run(run)
     print(json.dumps(metrics, indent=1) if as_json else text_table(metrics))
 
@@ -186,22 +186,15 @@ def experiment(store: Store, out: Out, recipe: Annotated[str, typer.Option(help=
     print(grid(store, out, recipe=recipe, n_jobs=jobs, quick=quick, progress=_bar(), epochs=epochs, repeats=repeats))
 
 # %% ../nbs/use/02_cli.ipynb #c014-900fbb
-def _from_here(error):
-    "Whether the line that raised it belongs to this package."
-    import pediatric_ecg
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(pediatric_ecg.__file__).parent in Path(frames[-1].filename).parents
-
 def complaint(error:BaseException, # what came up
              )->str|None: # one line for the user, None where it is a bug of ours
     "What to tell the user about an exception; see the list above."
-    from pediatric_ecg.data.databases import DataError
+    from pediatric_ecg.core import PediatricECGError
     if hasattr(error, "format_message"):                                   # a wrong command line
         where = getattr(getattr(error, "ctx", None), "command_path", "pediatric-ecg")
         text = f"{error.format_message().rstrip('.')}; see '{where} --help'"
     elif isinstance(error, OSError): text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-    elif isinstance(error, DataError) or type(error).__name__ == "LeakError": text = str(error)
-    elif isinstance(error, (ValueError, ImportError)) and _from_here(error): text = str(error)
+    elif isinstance(error, PediatricECGError): text = str(error)
     else: return None
     return " ".join(text.split()) or type(error).__name__
 

@@ -18,6 +18,7 @@ from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from torch import nn
 
+from .core import PediatricECGError
 from .nn.rhythmnet import RhythmNet
 from .report.figures import LOOK, MODALITIES
 
@@ -82,9 +83,9 @@ def _classes(logits, target, against):
     "The class explained and the one it is contrasted with."
     C = len(logits)
     target = int(logits.argmax()) if target is None else target
-    if C < 2: raise ValueError("a network with one class has no answer to explain")
+    if C < 2: raise PediatricECGError("a network with one class has no answer to explain")
     if against is None: against = int(max((c for c in range(C) if c != target), key=lambda c: logits[c]))
-    if not (0 <= target < C and 0 <= against < C) or target == against: raise ValueError(f"classes {target} and {against}: give two different numbers below {C}")
+    if not (0 <= target < C and 0 <= against < C) or target == against: raise PediatricECGError(f"classes {target} and {against}: give two different numbers below {C}")
     return target, against
 
 # %% ../nbs/use/01_explain.ipynb #c020-7eb784
@@ -144,7 +145,7 @@ def draw(e:Explanation, # what explain gave
 def draw_cross(e:Explanation, # with cross-attention
               )->Figure: # one map a modality
     "Cross-attention of each modality to the other, mean of the heads. Raises ValueError for a network without it."
-    if not e.cross: raise ValueError("this network has no cross-attention to draw (fusion, or a single modality)")
+    if not e.cross: raise PediatricECGError("this network has no cross-attention to draw (fusion, or a single modality)")
     names = list(e.cross)
     fig = Figure(figsize=(3.3 * len(names), 3.1), layout="constrained", facecolor="white")
     end = 2 * e.seconds[-1] - e.seconds[-2] if len(e.seconds) > 1 else 1

@@ -1,7 +1,7 @@
 """Fixtures that several test modules share: the real data beside the project, and one small simulated study."""
 import pytest
 
-from pediatric_ecg.data.databases import shared as shared_folder
+from pediatric_ecg.core import shared as shared_folder
 
 
 @pytest.fixture(scope="session")

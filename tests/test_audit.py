@@ -8,10 +8,11 @@ import pytest
 from sklearn.model_selection import GroupKFold, KFold
 
 from pediatric_ecg.splits import split as splits
-from pediatric_ecg.splits.audit import KINDS, LeakError, audit
-from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.splits.audit import KINDS, audit
+from pediatric_ecg.core import LeakError, DataError
 from pediatric_ecg.splits._fingerprints import signal_hashes, window_hashes
-from pediatric_ecg.splits.split import Fold, patient_folds, random_folds
+from pediatric_ecg.splits.folds import Fold
+from pediatric_ecg.splits.split import patient_folds, random_folds
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import brier_score_loss
 
-from pediatric_ecg.splits.audit import LeakError, audit
+from pediatric_ecg.core import LeakError, DataError
+from pediatric_ecg.splits.audit import audit
 from pediatric_ecg.evaluate.calibration import (
     adjust,
     aurc,
@@ -28,8 +29,7 @@ from pediatric_ecg.evaluate.calibration import (
     selective,
     temper,
 )
-from pediatric_ecg.data.databases import DataError
-from pediatric_ecg.splits.split import Fold
+from pediatric_ecg.splits.folds import Fold
 
 
 def draw(n=4000, classes=4, seed=0, scale=2.0):

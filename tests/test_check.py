@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from pediatric_ecg.data.check import check, sha256
-from pediatric_ecg.data.databases import LEIPZIG, MITDB, DataError
+from pediatric_ecg.data.check import check
+from pediatric_ecg.data.databases import LEIPZIG, MITDB
+from pediatric_ecg.core import digest, DataError
 from pediatric_ecg.data.records import read_annotations, write_annotations
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wfdb")  # wfdb 4.3 under pandas 3.1
@@ -18,7 +19,7 @@ def part(shared, tmp_path):
     for r in ("100", "114"):
         for e in ("hea", "dat", "atr"):
             file = shutil.copy(shared / "mitdb" / f"{r}.{e}", tmp_path)
-            sums += f"{sha256(file)} {r}.{e}\n"
+            sums += f"{digest(file)} {r}.{e}\n"
     (tmp_path / "SHA256SUMS.txt").write_text(sums)
     return tmp_path
 

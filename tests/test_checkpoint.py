@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.core import DataError
 from pediatric_ecg.experiments.run import QUICK, Protocol, make_folds, scored_labels
-from pediatric_ecg.train.loop import TrainConfig, fit
+from pediatric_ecg.train.config import TrainConfig
+from pediatric_ecg.train.loop import fit
 
 CONFIG = TrainConfig(**{**QUICK["config"], "epochs": 4, "per_group": 4, "accelerator": "cpu"})
 CLOCK = ["seconds", "windows_per_s"]
@@ -102,14 +103,13 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[4]))
-import pediatric_ecg.train._checkpoint as checkpoint
 from pediatric_ecg.train.loop import TrainConfig, fit
 from pediatric_ecg.windows.prepare import WindowStore
 import json
 def killed(part, new, rename=os.replace):
     if str(new).endswith('epoch-00003'): os.kill(os.getpid(), signal.SIGKILL)   # all is written, nothing is renamed
     rename(part, new)
-checkpoint.os.replace = killed
+os.replace = killed
 store = WindowStore(sys.argv[1])
 class Fold: name, train, valid = 'f', *(__import__('numpy').load(f'{sys.argv[2]}/{k}.npy') for k in ('train', 'valid'))
 config, labels = json.loads(Path(sys.argv[2], 'config.json').read_text())

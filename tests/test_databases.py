@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.data.databases import DATABASES, LEIPZIG, MITDB, Database, DataError, get_database, recognise, register, slot_names
+from pediatric_ecg.data.databases import (
+    DATABASES, LEIPZIG, MITDB, Database, get_database, recognise, register, slot_names,
+)
+from pediatric_ecg.core import DataError
 
 
 def test_json_round_trip(tmp_path):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pediatric_ecg.train.devices import Resident, own_part, tensors
 from pediatric_ecg.experiments.run import Protocol, make_folds, scored_labels
-from pediatric_ecg.train.loop import TrainConfig, fit, outputs
+from pediatric_ecg.train.config import TrainConfig
+from pediatric_ecg.train.loop import fit, outputs
 
 EXACT = TrainConfig(epochs=2, per_group=6, batch_size=16, accelerator="cpu", model={"norm": "group", "dropout": 0.0})
 

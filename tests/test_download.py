@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from pediatric_ecg.data import download as module
-from pediatric_ecg.data.databases import LEIPZIG, DataError
+from pediatric_ecg.data.databases import LEIPZIG
+from pediatric_ecg.core import DataError
 from pediatric_ecg.data.download import download
 
 SIZES = {"hea": 9, "atr": 300, "dat": 90_000}

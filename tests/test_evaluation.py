@@ -18,7 +18,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.core import DataError
 from pediatric_ecg.evaluate.scores import (
     FIGURES,
     bootstrap,

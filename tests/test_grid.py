@@ -11,11 +11,12 @@ from pediatric_ecg.experiments import grid
 from pediatric_ecg.experiments.cells import FLOORS, View, permuted, run_fold, temperature
 from pediatric_ecg.cli import main
 from pediatric_ecg.evaluate.conditions import conditions
-from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.core import DataError
 from pediatric_ecg.evaluate.scores import scores
 from pediatric_ecg.experiments.run import Protocol, make_folds, scored_labels
 from pediatric_ecg.experiments.grid import RECIPES, Recipe, children, configure, experiment, folds_of, name_of, predictions, results, settings
-from pediatric_ecg.train.loop import TrainConfig, fit
+from pediatric_ecg.train.config import TrainConfig
+from pediatric_ecg.train.loop import fit
 from pediatric_ecg.windows.prepare import prepare
 
 SMALL = dict(protocol=Protocol(folds=2, draws=50), config=TrainConfig(epochs=1, per_group=4, batch_size=8, model={"widths": (16, 16), "heads": 2, "depth": 1}))

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import wfdb
 
-from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database, DataError
+from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database
+from pediatric_ecg.core import DataError
 from pediatric_ecg.data.headers import _parse, check_signal_file, read_header
 from pediatric_ecg.data.records import (
     all_headers,

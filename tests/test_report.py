@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 
 from pediatric_ecg.evaluate.calibration import brier, ece, temper
-from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.core import DataError
 from pediatric_ecg.report.page import build_report
 from pediatric_ecg.report.example import made_up_run
-from pediatric_ecg.report.text import load_run, percent, summary, text_table
+from pediatric_ecg.report.text import load_run, summary, text_table
+from pediatric_ecg.report.templates import percent
 from pediatric_ecg.report.tripod import tripod
 from pediatric_ecg.report.trust import sayings, trust, trust_table
 

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg.data.beats import AGREE, beat_labels, beat_matrix
-from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database, DataError
-from pediatric_ecg.data.records import lead_slots, read_header, read_label_table, record_paths, subjects
+from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database
+from pediatric_ecg.core import DataError
+from pediatric_ecg.data.records import lead_slots, read_label_table, record_paths, subjects
+from pediatric_ecg.data.headers import read_header
 from pediatric_ecg.data.rhythms import all_segments, count_windows, group, label_effect, label_segments, segment_frame, segments, unusable_spans
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wfdb")  # wfdb 4.3 under pandas 3.1

@@ -11,7 +11,7 @@ import pytest
 import wfdb
 from sklearn.metrics import accuracy_score, fbeta_score, precision_score, recall_score
 
-from pediatric_ecg.data.databases import wfdb_quiet
+from pediatric_ecg.core import wfdb_quiet
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {"metrics.json", "predictions.csv", "model.safetensors", "config.json", "manifest.json", "report.html", "model_card.md"}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
-from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.core import DataError
 from pediatric_ecg.data._decode import Reader
 from pediatric_ecg.data.records import read_signals
 from pediatric_ecg.windows.signals import Preprocess, apply, design, n_out, needed, overlap, process, quality, ratio, stream, taps

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.signal import butter, resample_poly, sosfiltfilt
 from wfdb.processing import gqrs_detect
 
-from pediatric_ecg.data.databases import DataError
+from pediatric_ecg.core import DataError
 from pediatric_ecg.data.rhythms import segments
 from pediatric_ecg.sim.files import encode_annotations
 from pediatric_ecg.sim.studies import OUTSIDE

@@ -8,21 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.data.databases import MITDB, DataError
+from pediatric_ecg.data.databases import MITDB
+from pediatric_ecg.core import DataError, LeakError
 from pediatric_ecg.data.rhythms import all_segments, group
-from pediatric_ecg.splits.split import (
-    LeakError,
-    audit,
-    evaluable,
-    few_shot,
-    fold_table,
-    folds_hash,
-    leave_one_patient_out,
-    load_folds,
-    patient_folds,
-    random_folds,
-    save_folds,
-)
+from pediatric_ecg.splits.audit import audit
+from pediatric_ecg.splits.split import evaluable, few_shot, leave_one_patient_out, patient_folds, random_folds
+from pediatric_ecg.splits.folds import fold_table, folds_hash, load_folds, save_folds
 from pediatric_ecg.windows.prepare import cut
 
 SIDES = ("train", "valid", "test")

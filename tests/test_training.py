@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from pediatric_ecg.experiments.run import QUICK, Protocol, make_folds, scored_labels
-from pediatric_ecg.splits.split import LeakError, audit
-from pediatric_ecg.train.loop import TrainConfig, fit, predict
+from pediatric_ecg.core import LeakError
+from pediatric_ecg.splits.audit import audit
+from pediatric_ecg.train.config import TrainConfig
+from pediatric_ecg.train.loop import fit, predict
 
 CONFIG = TrainConfig(**{**QUICK["config"], "epochs": 2})
 

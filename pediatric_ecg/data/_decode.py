@@ -11,8 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import wfdb
-from .databases import DataError
-from .records import _TO_MV, check_signal_file, read_header, read_signals
+from ..core import DataError
+from .records import _TO_MV, read_signals
+from .headers import check_signal_file, read_header
 
 # %% ../../nbs/data/03_decode.ipynb #c006-2ef2b4
 _INVALID = {'16': -1 << 15, '24': -1 << 23, '212': -1 << 15} # the integer that means: no sample here

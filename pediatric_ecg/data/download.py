@@ -18,8 +18,9 @@ from tqdm import TqdmWarning, tqdm
 with warnings.catch_warnings(): # in a notebook without ipywidgets, pooch's own bar would warn; ours is used
     warnings.simplefilter('ignore', TqdmWarning)
     import pooch
-from .check import checksums, sha256
-from .databases import Database, DataError, get_database
+from ..core import digest, DataError
+from .check import checksums
+from .databases import Database, get_database
 
 # %% ../../nbs/data/07_download.ipynb #c008-3a9b33
 def select(
@@ -120,7 +121,7 @@ def _fetch(names, box, get, n_jobs):
 # %% ../../nbs/data/07_download.ipynb #c020-827aec
 def _plan(folder, url, wanted, registry, timeout, n_jobs, guess):
     "What is still to come: files, bytes in all (`guess` if the server does not say) and bytes already begun."
-    missing = [n for n in wanted if not ((folder/n).is_file() and sha256(folder/n) == registry[n])]
+    missing = [n for n in wanted if not ((folder/n).is_file() and digest(folder/n) == registry[n])]
     with ThreadPoolExecutor(4*n_jobs) as pool: sizes = list(pool.map(lambda n: _size(url + n, timeout), missing))
     begun = sum(p.stat().st_size for n in missing if (p := folder/f'{n}.partial').exists())
     total = sum(s or 0 for s in sizes) or int(guess)*bool(missing)

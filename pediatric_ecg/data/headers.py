@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 import wfdb
-from .databases import DataError
+from ..core import DataError
 
 # %% ../../nbs/data/01_headers.ipynb #c007-6d9dd3
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import wfdb
-from .databases import Database, DataError, slot_names, wfdb_quiet
+from .databases import Database, slot_names
+from ..core import DataError, wfdb_quiet
 from .headers import Header, check_signal_file, read_header
 
 _all_ = ['Header', 'read_header', 'check_signal_file'] # of this module, too, for who imports from it

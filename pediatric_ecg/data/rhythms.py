@@ -10,9 +10,11 @@ __all__ = ['read_markers', 'unusable_spans', 'subtract', 'segment_frame', 'segme
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from ..core import PediatricECGError, DataError
 from .beats import agreement, beat_labels, by_beats
-from .databases import LEIPZIG, Database, DataError
-from .records import read_annotations, read_header, record_name, record_paths, subject_of, subject_tables
+from .databases import LEIPZIG, Database
+from .records import read_annotations, record_name, record_paths, subject_of, subject_tables
+from .headers import read_header
 
 # %% ../../nbs/data/05_rhythms.ipynb #c007-1576eb
 def read_markers(
@@ -82,8 +84,8 @@ def segment_frame(
     where:str='annotations' # File name for errors
 )->pd.DataFrame: # rhythm, start, end, beats, agreement (and unusable)
     "Rhythm segments of one record's annotations. `DataError` for an unknown marker."
-    if label not in ('marker', 'beats'): raise ValueError(f"label is 'marker' or 'beats', not {label!r}")
-    if unusable not in ('cut', 'report'): raise ValueError(f"unusable is 'cut' or 'report', not {unusable!r}")
+    if label not in ('marker', 'beats'): raise PediatricECGError(f"label is 'marker' or 'beats', not {label!r}")
+    if unusable not in ('cut', 'report'): raise PediatricECGError(f"unusable is 'cut' or 'report', not {unusable!r}")
     markers = ([(database.first_marker, 0)] if database.first_marker else []) + read_markers(annotations, database, where)
     bad = unusable_spans(annotations, n_samples, database)
     rows = [row for row in _spans(markers, n_samples, merge) if row[0]]

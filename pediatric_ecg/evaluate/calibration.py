@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 from scipy.stats import beta
 
-from ..data.databases import DataError
+from ..core import DataError
 
 # %% ../../nbs/evaluate/01_calibration.ipynb #c010-4d24e3
 def _check(p, y):

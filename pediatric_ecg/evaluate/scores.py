@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ..data.databases import DataError
+from ..core import DataError
 
 # %% ../../nbs/evaluate/00_scores.ipynb #c005-40b37c
 import matplotlib.pyplot as plt

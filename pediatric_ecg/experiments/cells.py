@@ -16,12 +16,13 @@ import torch
 
 from ..evaluate.calibration import calibrate
 from ..evaluate.conditions import conditions
-from ..data.databases import DataError
+from ..core import DataError, write_text
 from ..nn.peers import floor_features, floor_model
-from ..splits.split import audit, few_shot
-from ..windows.store import write_text
-from ..train.loop import TrainConfig, fit, predict
-from ..windows.prepare import WindowStore
+from ..splits.audit import audit
+from ..splits.split import few_shot
+from ..train.config import TrainConfig
+from ..train.loop import fit, predict
+from ..windows.store import WindowStore
 
 # %% ../../nbs/experiments/01_cells.ipynb #c007-ba52e1
 READ = dict(dtype={'record': str, 'subject': str, 'truth': str, 'prediction': str, 'fold': str, 'condition': str}, keep_default_na=False, na_values=[''])

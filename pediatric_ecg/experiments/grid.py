@@ -19,13 +19,15 @@ import pandas as pd
 from tqdm import tqdm
 
 from .cells import READ, SPECIAL, run_fold
-from ..data.databases import DataError
+from ..core import DataError, write_text
 from ..evaluate.scores import compare, scores, summarise
 from .run import QUICK, Protocol, make_folds, scored_labels
-from ..splits.split import audit, folds_hash, transfer_folds
-from ..windows.store import write_text
-from ..train.loop import TrainConfig, make_model
-from ..windows.prepare import WindowStore, prepare
+from ..splits.audit import audit
+from ..splits.folds import folds_hash
+from ..splits.split import transfer_folds
+from ..train.config import TrainConfig, make_model
+from ..windows.store import WindowStore
+from ..windows.prepare import prepare
 
 # %% ../../nbs/experiments/03_grid.ipynb #c006-9d1f0d
 STUDY = dict(config=TrainConfig(epochs=10, per_group=20), protocol=Protocol(folds=3, repeats=5, min_patients=3))

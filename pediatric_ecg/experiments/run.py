@@ -14,19 +14,28 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+import scipy
+import sklearn
 import torch
+import wfdb
 from tqdm import tqdm
 
+import pediatric_ecg
 from .cells import READ, run_fold, temperature
 from ..evaluate.conditions import database_of
-from ..data.databases import DataError, get_database
+from ..core import DataError, git_revision, versions, write_text
+from ..data.databases import get_database
 from ..evaluate.scores import summarise
-from .run_folder import git_revision, save_examples, versions, written_aside
+from .run_folder import save_examples, written_aside
 from ..train.sampling import count_terms
-from ..splits.split import audit, evaluable, folds_hash, patient_folds, random_folds, save_folds
-from ..windows.store import write_text
-from ..train.loop import FitResult, TrainConfig, fit, tensors
-from ..windows.prepare import WindowStore, prepare
+from ..splits.audit import audit
+from ..splits.split import evaluable, patient_folds, random_folds
+from ..splits.folds import folds_hash, save_folds
+from ..train.loop import FitResult, fit
+from ..train.config import TrainConfig
+from ..train.devices import tensors
+from ..windows.store import WindowStore
+from ..windows.prepare import prepare
 
 # %% ../../nbs/experiments/02_run.ipynb #c006-308a05
 @dataclass(frozen=True)
@@ -174,7 +183,7 @@ def _describe(work, store, result, heat, audited, labels, folds, config, protoco
     modalities = {k: list(v) for k, v in store.modalities.items()}
     common = {'preprocess': m['preprocess'], 'modalities': modalities}
     result.model.save(work, {**common, 'train': asdict(config), 'classes': labels, 'seconds': store.seconds, 'fs': store.fs, 'temperature': round(heat, 4), 'database': json.loads(database.to_json())})
-    manifest = {**common, 'title': store.title, 'simulated': store.simulated, 'quick': quick, 'notes': list(database.notes), 'versions': versions(), 'git': git_revision(),
+    manifest = {**common, 'title': store.title, 'simulated': store.simulated, 'quick': quick, 'notes': list(database.notes), 'versions': versions(pediatric_ecg, np, scipy, pd, wfdb, torch, sklearn), 'git': git_revision(),
                 'database': {k: getattr(database, k) for k in ('name', 'title', 'citation', 'licence')}, 'protocol': asdict(protocol),
                 'audit': audited, 'corrections': count_terms(config.loss, **config.loss_args), 'seeds': sorted({protocol.seed + f.repeat for f in folds}), 'folds_hash': folds_hash(folds), 'store': str(store.path), 'elapsed_s': round(elapsed, 1),
                 'data_sha256': hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest(), 'cohort': cohort(store, labels),

@@ -11,6 +11,7 @@ import torch, torch.nn.functional as F, torch.distributed as dist
 from torch import nn, Tensor
 from jaxtyping import Bool, Float, Int
 from fastcore.basics import patch
+from ..core import PediatricECGError
 from .logits import check_counts, check_labels, effective_weights
 from .contrastive import on_sphere
 
@@ -26,7 +27,7 @@ def simplex(
     dim:int, # d ≥ C − 1
 )->Float[Tensor, "classes dim"]: # float64, unit rows with cosine −1/(C − 1)
     "Corners of a regular simplex on the unit sphere: the standard basis, centred, rotated into its C − 1 dimensions, padded with zeros."
-    if dim < n_classes - 1: raise ValueError(f'{n_classes} classes need at least {n_classes - 1} dimensions for a simplex, not {dim}')
+    if dim < n_classes - 1: raise PediatricECGError(f'{n_classes} classes need at least {n_classes - 1} dimensions for a simplex, not {dim}')
     corners = torch.eye(n_classes, dtype=torch.float64) - 1/n_classes
     axes = torch.linalg.eigh(corners).eigenvectors[:, 1:]          # orthonormal basis of the plane in which they lie
     return F.pad(F.normalize(corners @ axes, dim=1), (0, dim - n_classes + 1))
@@ -76,7 +77,7 @@ class AGCACL(nn.Module):
         self.geometry, self.psi, self.gamma, self.sync, self.validate = geometry, psi, gamma, sync, validate
         for name, ok in _RANGES.items():
             value = getattr(self, name)
-            if not ok(value): raise ValueError(f'{name}={value!r} is out of its range, see the parameters of AGCACL')
+            if not ok(value): raise PediatricECGError(f'{name}={value!r} is out of its range, see the parameters of AGCACL')
         self.register_buffer('prototypes', torch.zeros(len(n), dim))
         self.register_buffer('seen', torch.zeros(len(n), dtype=torch.bool))
         self.register_buffer('phi', effective_weights(n, beta).clamp(max=phi_max).float())
@@ -208,10 +209,10 @@ def _by_row(self:AGCACL, u, row, each, weight):
 @patch
 def _check(self:AGCACL, z, y, weight, patient):
     if z.ndim != 2 or z.shape != (len(y), self.dim):
-        raise ValueError(f'embeddings: shape {(len(y), self.dim)} wanted (batch, dim), got {tuple(z.shape)}')
+        raise PediatricECGError(f'embeddings: shape {(len(y), self.dim)} wanted (batch, dim), got {tuple(z.shape)}')
     if not z.is_floating_point(): raise TypeError(f'embeddings: floating point wanted, got {z.dtype}')
     if weight is not None and weight.shape != y.shape:
-        raise ValueError(f'weight: one a sample wanted, {tuple(y.shape)}, got {tuple(weight.shape)}')
+        raise PediatricECGError(f'weight: one a sample wanted, {tuple(y.shape)}, got {tuple(weight.shape)}')
     check_labels(y, self.n_classes, self.validate)
 
 @patch

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from jaxtyping import Int
 from fastcore.basics import patch
+from ..core import PediatricECGError
 from .agcacl import AGCACL, _TINY, steer
 
 # %% ../../nbs/losses/04_agcacl_patients.ipynb #p010
@@ -25,7 +26,7 @@ class PatientAGCACL(AGCACL):
         **kw # As of AGCACL
     ):
         super().__init__(class_counts, dim, **kw)
-        if patients < 1: raise ValueError(f'patients={patients!r}: one at least')
+        if patients < 1: raise PediatricECGError(f'patients={patients!r}: one at least')
         self.patients, self.others, self.n_rows = patients, others, patients*self.n_classes
         self.register_buffer('patient_prototypes', torch.zeros(patients, self.n_classes, dim))
         self.register_buffer('patient_seen', torch.zeros(patients, self.n_classes, dtype=torch.bool))
@@ -54,10 +55,10 @@ def _update(self:PatientAGCACL, sums, counts, P):
 # %% ../../nbs/losses/04_agcacl_patients.ipynb #p016
 @patch
 def _check(self:PatientAGCACL, z, y, weight, patient):
-    if patient is None: raise ValueError('PatientAGCACL needs the patient of each sample: loss(z, y, patient=...)')
-    if patient.shape != y.shape: raise ValueError(f'patient: one a sample wanted, {tuple(y.shape)}, got {tuple(patient.shape)}')
+    if patient is None: raise PediatricECGError('PatientAGCACL needs the patient of each sample: loss(z, y, patient=...)')
+    if patient.shape != y.shape: raise PediatricECGError(f'patient: one a sample wanted, {tuple(y.shape)}, got {tuple(patient.shape)}')
     AGCACL._check(self, z, y, weight, patient)
     if torch.compiler.is_compiling() or not len(patient): return
     if patient.device.type == 'cpu' if self.validate is None else self.validate:
         low, high = (int(v) for v in patient.aminmax())
-        if low < 0 or high >= self.patients: raise ValueError(f'patient: numbers from 0 to {self.patients - 1} wanted, they run from {low} to {high}')
+        if low < 0 or high >= self.patients: raise PediatricECGError(f'patient: numbers from 0 to {self.patients - 1} wanted, they run from {low} to {high}')

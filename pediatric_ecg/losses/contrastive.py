@@ -10,6 +10,7 @@ import math
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from jaxtyping import Float, Int
+from ..core import MissingPackageError, PediatricECGError
 from .logits import check_counts, check_labels, log_prior
 
 # %% ../../nbs/losses/01_contrastive.ipynb #c005-11c1e9
@@ -41,14 +42,14 @@ class _EmbeddingLoss(nn.Module):
 
     def _check(self, z, y):
         if z.ndim != 2 or z.shape != (len(y), self.dim):
-            raise ValueError(f'embeddings: shape {(len(y), self.dim)} wanted (batch, dim), got {tuple(z.shape)}')
+            raise PediatricECGError(f'embeddings: shape {(len(y), self.dim)} wanted (batch, dim), got {tuple(z.shape)}')
         check_labels(y, self.n_classes)
 
 def _metric_learning():
     "pytorch-metric-learning's losses, imported only when wanted."
     try: from pytorch_metric_learning import losses
     except ImportError as e:
-        raise ImportError('SupCon and ProxyAnchor come from pytorch-metric-learning: pip install pediatric_ecg[bench]') from e
+        raise MissingPackageError('SupCon and ProxyAnchor come from pytorch-metric-learning: pip install pediatric_ecg[bench]') from e
     return losses
 
 # %% ../../nbs/losses/01_contrastive.ipynb #c011-284a08
@@ -122,7 +123,7 @@ class PaCo(_EmbeddingLoss):
         "The loss of the batch."
         self._check(z, y)
         if logits.shape != (len(y), self.n_classes):
-            raise ValueError(f'logits: shape {(len(y), self.n_classes)} wanted, got {tuple(logits.shape)}')
+            raise PediatricECGError(f'logits: shape {(len(y), self.n_classes)} wanted, got {tuple(logits.shape)}')
         with torch.autocast(z.device.type, enabled=False):
             z = unit(z)
             itself = torch.eye(len(y), dtype=torch.bool, device=y.device)

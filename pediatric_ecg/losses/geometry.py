@@ -12,6 +12,7 @@ import numpy as np, pandas as pd, torch, matplotlib.pyplot as plt
 from matplotlib.colors import TwoSlopeNorm
 from torch import Tensor
 from jaxtyping import Float, Int
+from ..core import PediatricECGError
 from .logits import check_counts, check_labels
 from .contrastive import unit
 from .agcacl import AGCACL, simplex_cosine
@@ -86,7 +87,7 @@ def diagnose(
 )->dict[str, float]: # mean, largest, gap, target, rank, rank_target, minority, and with z also within, within_rare, between, ratio
     "The four measures of a class space as one flat row of a table."
     n = check_counts(class_counts)
-    if agcacl is None and z is None: raise ValueError('diagnose needs embeddings with their labels, or an AGCACL')
+    if agcacl is None and z is None: raise PediatricECGError('diagnose needs embeddings with their labels, or an AGCACL')
     if agcacl is not None: P, seen = agcacl.prototypes.detach().cpu(), agcacl.seen.cpu()
     else:
         mine = torch.nn.functional.one_hot(y.cpu(), len(n)).double()
@@ -154,7 +155,7 @@ def plot_geometry(
     "The four measures over epochs, each with the value it has at the simplex as a dashed line. ValueError where none was measured."
     d = pd.DataFrame(rows)
     panels = [p for p in PANELS if p[0] in d and d[p[0]].notna().any()]
-    if not panels: raise ValueError('no geometry in these rows; make them with GeometryLog or diagnose')
+    if not panels: raise PediatricECGError('no geometry in these rows; make them with GeometryLog or diagnose')
     cols, lines = min(cols, len(panels)), -(-len(panels)//cols)
     fig = fig or plt.figure(figsize=(3.1*cols, 2.8*lines), layout='constrained')
     axs = fig.subplots(lines, cols, squeeze=False).ravel()

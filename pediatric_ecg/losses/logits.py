@@ -10,6 +10,7 @@ import math
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from jaxtyping import Float, Int
+from ..core import PediatricECGError
 
 # %% ../../nbs/losses/00_logits.ipynb #c008-db5ff2
 def check_counts(
@@ -17,9 +18,9 @@ def check_counts(
 )->Tensor: # (C,) float64
     "`class_counts` as a float64 tensor; `ValueError` unless they are one positive number for each of at least two classes."
     n = torch.as_tensor(np.asarray(class_counts, dtype=np.float64))
-    if n.ndim != 1 or len(n) < 2: raise ValueError(f'class_counts: one number a class for at least two classes, got shape {tuple(n.shape)}')
+    if n.ndim != 1 or len(n) < 2: raise PediatricECGError(f'class_counts: one number a class for at least two classes, got shape {tuple(n.shape)}')
     bad = [i for i, v in enumerate(n.tolist()) if not (v > 0 and math.isfinite(v))]
-    if bad: raise ValueError(f'class_counts: class {bad[0]} has count {n[bad[0]]:g}; every class needs a positive count in the training fold. '
+    if bad: raise PediatricECGError(f'class_counts: class {bad[0]} has count {n[bad[0]]:g}; every class needs a positive count in the training fold. '
                              'Leave a class without training windows out of the class list.')
     return n
 
@@ -30,13 +31,13 @@ def check_labels(
     validate:bool|None=None, # Look at the values? None: on the CPU only, since looking makes a GPU's host wait
 ):
     "`TypeError` or `ValueError` unless `y` holds class indices 0 … C−1."
-    if y.ndim != 1: raise ValueError(f'labels: shape (batch,) wanted, got {tuple(y.shape)}')
+    if y.ndim != 1: raise PediatricECGError(f'labels: shape (batch,) wanted, got {tuple(y.shape)}')
     if y.is_floating_point() or y.dtype == torch.bool: raise TypeError(f'labels: integer class indices wanted, got {y.dtype}')
     if torch.compiler.is_compiling(): return
     if (y.device.type == 'cpu' if validate is None else validate) and len(y):
         low, high = (int(v) for v in y.aminmax())
         if low < 0 or high >= n_classes:
-            raise ValueError(f'labels run from {low} to {high}, but there are {n_classes} class counts: are they of another fold or grouping?')
+            raise PediatricECGError(f'labels run from {low} to {high}, but there are {n_classes} class counts: are they of another fold or grouping?')
 
 # %% ../../nbs/losses/00_logits.ipynb #c014-a4955b
 def effective_weights(
@@ -45,7 +46,7 @@ def effective_weights(
 )->Tensor: # (C,) float64, mean 1
     "Weights $(1-β)/(1-β^{n_c})$, divided by their mean (Cui et al., CVPR 2019, eq. 2 and the normalisation below it)."
     n = check_counts(class_counts)
-    if not 0 <= beta <= 1: raise ValueError(f'beta must lie in [0, 1], got {beta}')
+    if not 0 <= beta <= 1: raise PediatricECGError(f'beta must lie in [0, 1], got {beta}')
     if beta == 0: w = torch.ones_like(n)
     elif beta == 1: w = 1/n
     else: w = (1 - beta)/-torch.expm1(n*math.log(beta))
@@ -67,7 +68,7 @@ class _LogitLoss(nn.Module):
 
     def _check(self, logits, y):
         if logits.ndim != 2 or logits.shape != (len(y), self.n_classes):
-            raise ValueError(f'logits: shape {(len(y), self.n_classes)} wanted (batch, classes of the training fold), got {tuple(logits.shape)}')
+            raise PediatricECGError(f'logits: shape {(len(y), self.n_classes)} wanted (batch, classes of the training fold), got {tuple(logits.shape)}')
         check_labels(y, self.n_classes)
 
 # %% ../../nbs/losses/00_logits.ipynb #c018-1515a9
@@ -108,7 +109,7 @@ class Focal(_LogitLoss):
         gamma:float=2.0, # Focusing parameter, ≥ 0
     ):
         super().__init__(class_counts)
-        if gamma < 0: raise ValueError(f'gamma must be at least 0, got {gamma}')
+        if gamma < 0: raise PediatricECGError(f'gamma must be at least 0, got {gamma}')
         self.gamma = gamma
 
     def forward(self, logits:Float[Tensor, "batch classes"], y:Int[Tensor, "batch"])->Float[Tensor, ""]:

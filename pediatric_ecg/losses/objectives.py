@@ -8,6 +8,7 @@ __all__ = ['OBJECTIVES', 'BY_PATIENT', 'Objective', 'make_objective']
 # %% ../../nbs/losses/05_objectives.ipynb #c003-b08bb0
 from torch import nn, Tensor
 from jaxtyping import Float, Int
+from ..core import PediatricECGError
 from .logits import LogitAdjusted, ClassBalanced, Focal, LDAM
 from .contrastive import SupCon, ProxyAnchor, BCL, PaCo
 from .agcacl import AGCACL
@@ -22,7 +23,7 @@ class Objective(nn.Module):
         weight:float=0.5, # λ of the embedding loss
     ):
         super().__init__()
-        if weight < 0: raise ValueError(f'weight must be at least 0, got {weight}')
+        if weight < 0: raise PediatricECGError(f'weight must be at least 0, got {weight}')
         self.classify, self.embed, self.weight = classify, embed, weight
 
     @property
@@ -85,6 +86,6 @@ def make_objective(
     **kw, # Of the loss itself; for a contrastive one also weight (λ) and prior (strength of the log prior in its cross-entropy)
 )->nn.Module: # Called as objective(logits, z, y, patient)
     "An objective by its name. Train its parameters too, where it has some (the proxies and centres of ProxyAnchor and BCL)."
-    if name not in OBJECTIVES: raise ValueError(f"no objective {name!r}; there are {', '.join(OBJECTIVES)}")
+    if name not in OBJECTIVES: raise PediatricECGError(f"no objective {name!r}; there are {', '.join(OBJECTIVES)}")
     if name in BY_PATIENT: kw['patients'] = patients
     return OBJECTIVES[name](class_counts, dim, **kw)

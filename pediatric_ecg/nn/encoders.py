@@ -12,6 +12,7 @@ from torch import nn, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from jaxtyping import Bool, Float
+from ..core import PediatricECGError
 
 # %% ../../nbs/nn/00_encoders.ipynb #c012-bf2dd4
 class LeadScale(nn.Module):
@@ -21,7 +22,7 @@ class LeadScale(nn.Module):
     ):
         "Millivolts to comparable units: a scale for each lead from training windows, a gain for each window, soft compression."
         super().__init__()
-        if normalise not in ('train', 'window'): raise ValueError(f"normalise must be 'train' or 'window', not {normalise!r}")
+        if normalise not in ('train', 'window'): raise PediatricECGError(f"normalise must be 'train' or 'window', not {normalise!r}")
         self.normalise = normalise
         self.register_buffer('scale', torch.ones(leads))
 
@@ -51,7 +52,7 @@ def make_norm(
     kind:str='batch', # 'batch' or 'group'
 )->nn.Module: # (batch, channel, time) to the same
     "Batch normalisation, or group normalisation with one group."
-    if kind not in ('batch', 'group'): raise ValueError(f"norm must be 'batch' or 'group', not {kind!r}")
+    if kind not in ('batch', 'group'): raise PediatricECGError(f"norm must be 'batch' or 'group', not {kind!r}")
     return nn.BatchNorm1d(channels) if kind == 'batch' else nn.GroupNorm(1, channels)
 
 # %% ../../nbs/nn/00_encoders.ipynb #c023-a5f858

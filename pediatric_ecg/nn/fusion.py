@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from jaxtyping import Bool, Float
+from ..core import PediatricECGError
 
 # %% ../../nbs/nn/01_fusion.ipynb #c008-b78dad
 def lag_bias(
@@ -117,7 +118,7 @@ class Fusion(nn.Module):
     ):
         "Tokens of several modalities to one row of tokens, and the weight of each modality."
         super().__init__()
-        if kind not in ('semantic', 'mean', 'concat'): raise ValueError(f"fusion must be 'semantic', 'mean' or 'concat', not {kind!r}")
+        if kind not in ('semantic', 'mean', 'concat'): raise PediatricECGError(f"fusion must be 'semantic', 'mean' or 'concat', not {kind!r}")
         self.cross = nn.ModuleList(CrossAttention(dim, heads) for _ in range(modalities)) if cross and modalities > 1 else None
         self.semantic = SemanticWeights(dim) if kind == 'semantic' and modalities > 1 else None
         self.mix = nn.Linear(modalities*dim, dim) if kind == 'concat' else None

@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn, Tensor
 from jaxtyping import Bool, Float
+from ..core import MissingPackageError, PediatricECGError
 from .encoders import LeadScale
 from .fusion import mean_weights
 from .rhythmnet import RhythmNetConfig, RhythmNetOutput
@@ -28,9 +29,9 @@ def peer_network(
     n_classes:int, # outputs
 )->nn.Module: # with feature_dim and extract_features
     "A network of deepecgkit with its default sizes. ValueError for an unknown name, ImportError with the remedy where the package is missing."
-    if name not in PEERS: raise ValueError(f'peer must be one of {", ".join(PEERS)}, not {name!r}')
+    if name not in PEERS: raise PediatricECGError(f'peer must be one of {", ".join(PEERS)}, not {name!r}')
     try: models = import_module('deepecgkit.models')
-    except ImportError as e: raise ImportError(f"{name} comes from deepecgkit, which cannot be imported ({e}): pip install 'pediatric_ecg[bench]'") from None
+    except ImportError as e: raise MissingPackageError(f"{name} comes from deepecgkit, which cannot be imported ({e}): pip install 'pediatric_ecg[bench]'") from None
     return getattr(models, PEERS[name])(input_channels=leads, output_size=n_classes)
 
 # %% ../../nbs/nn/05_peers.ipynb #c008-719fee
@@ -42,7 +43,7 @@ class Peer(nn.Module):
     ):
         "Another network behind RhythmNet's call."
         super().__init__()
-        if only is not None and only not in config.modalities: raise ValueError(f'only must be one of {", ".join(config.modalities)}, not {only!r}')
+        if only is not None and only not in config.modalities: raise PediatricECGError(f'only must be one of {", ".join(config.modalities)}, not {only!r}')
         self.config, self.used = config, [only] if only else list(config.modalities)
         self.scale = nn.ModuleDict({m: LeadScale(config.leads[m], config.normalise) for m in self.used})
         self.net = peer_network(name, sum(config.leads[m] for m in self.used), config.n_classes)

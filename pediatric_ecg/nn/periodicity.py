@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from jaxtyping import Float
+from ..core import PediatricECGError
 from .encoders import make_norm
 
 # %% ../../nbs/nn/03_periodicity.ipynb #c006-c0f035
@@ -43,7 +44,7 @@ def log_lags(
     share:float=.68, # longest lag, as a share of the window
 )->Float[Tensor, "bins"]: # in samples, equal ratios
     "Lags from the shortest to a share of the window. ValueError where the window is too short to hold two of them."
-    if share*seconds <= shortest: raise ValueError(f'windows of {seconds:g} s are too short for the periodicity block: they need more than {shortest/share:.2g} s; set periodicity=False')
+    if share*seconds <= shortest: raise PediatricECGError(f'windows of {seconds:g} s are too short for the periodicity block: they need more than {shortest/share:.2g} s; set periodicity=False')
     return torch.logspace(math.log10(shortest*fs), math.log10(share*seconds*fs), bins)
 
 def at_lags(

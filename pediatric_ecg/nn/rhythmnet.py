@@ -6,7 +6,7 @@
 __all__ = ['FUSIONS', 'RhythmNetConfig', 'RhythmNetOutput', 'RhythmNet']
 
 # %% ../../nbs/nn/04_rhythmnet.ipynb #c003-49e63f
-import json, os
+import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from jaxtyping import Bool, Float
+from ..core import PediatricECGError, replacing
 from .encoders import Encoder, LeadScale, multiply_adds
 from .fusion import Fusion, mean_weights
 from .periodicity import Periodicity
@@ -50,13 +51,13 @@ class RhythmNetConfig:
     embedding:int=64 # width of the projection for the contrastive loss
 
     def __post_init__(self):
-        if not self.modalities: raise ValueError('modalities is empty: name at least one, such as {"ecg": 12}')
-        if self.n_classes < 1: raise ValueError(f'n_classes must be at least 1, not {self.n_classes}')
-        if self.fusion not in FUSIONS: raise ValueError(f'fusion must be one of {", ".join(FUSIONS)}, not {self.fusion!r}')
-        if not self.kernel % 2: raise ValueError(f'kernel must be odd, not {self.kernel}')
+        if not self.modalities: raise PediatricECGError('modalities is empty: name at least one, such as {"ecg": 12}')
+        if self.n_classes < 1: raise PediatricECGError(f'n_classes must be at least 1, not {self.n_classes}')
+        if self.fusion not in FUSIONS: raise PediatricECGError(f'fusion must be one of {", ".join(FUSIONS)}, not {self.fusion!r}')
+        if not self.kernel % 2: raise PediatricECGError(f'kernel must be odd, not {self.kernel}')
         self.modalities = {m: v if isinstance(v, int) else list(v) for m, v in self.modalities.items()}
         self.widths = tuple(self.widths)
-        if self.widths[-1] % (2*self.heads): raise ValueError(f'the token width {self.widths[-1]} must be a multiple of twice heads={self.heads}')
+        if self.widths[-1] % (2*self.heads): raise PediatricECGError(f'the token width {self.widths[-1]} must be a multiple of twice heads={self.heads}')
 
     @property
     def leads(self)->dict[str, int]: # modality to number of leads
@@ -79,7 +80,7 @@ def from_dict(cls:RhythmNetConfig,
     d:dict, # as from to_dict
 )->RhythmNetConfig:
     "The opposite of `to_dict`; an unknown key raises ValueError."
-    if bad := set(d) - {f.name for f in fields(cls)}: raise ValueError(f'unknown setting of RhythmNet: {", ".join(sorted(bad))}')
+    if bad := set(d) - {f.name for f in fields(cls)}: raise PediatricECGError(f'unknown setting of RhythmNet: {", ".join(sorted(bad))}')
     return cls(**d)
 
 # %% ../../nbs/nn/04_rhythmnet.ipynb #s196d6738
@@ -117,13 +118,13 @@ def inputs(self:RhythmNet,
 )->tuple[list[Tensor], list[Tensor]]: # scaled signals (batch, lead, time) and masks (batch, lead), in the order of the modalities
     "Check, mask and scale. ValueError for an unknown modality or another number of leads."
     known = ', '.join(self.config.modalities)
-    if bad := set(x) - set(self.config.modalities): raise ValueError(f'unknown modality {", ".join(sorted(bad))}: this model knows {known}')
-    if not x: raise ValueError(f'no modality given: this model knows {known}')
+    if bad := set(x) - set(self.config.modalities): raise PediatricECGError(f'unknown modality {", ".join(sorted(bad))}: this model knows {known}')
+    if not x: raise PediatricECGError(f'no modality given: this model knows {known}')
     like, signals, masks = next(iter(x.values())), [], []
     for m, n in self.config.leads.items():
         v = x[m] if m in x else like.new_zeros(like.shape[0], n, like.shape[2])
-        if v.ndim != 3 or v.shape[1] != n: raise ValueError(f'{m}: this model was built for {n} leads, the input has shape {tuple(v.shape)}; wanted (batch, {n}, time)')
-        if v.shape[0] != like.shape[0] or v.shape[2] != like.shape[2]: raise ValueError(f'modalities differ in number or length of windows: {tuple(like.shape)} and {tuple(v.shape)}')
+        if v.ndim != 3 or v.shape[1] != n: raise PediatricECGError(f'{m}: this model was built for {n} leads, the input has shape {tuple(v.shape)}; wanted (batch, {n}, time)')
+        if v.shape[0] != like.shape[0] or v.shape[2] != like.shape[2]: raise PediatricECGError(f'modalities differ in number or length of windows: {tuple(like.shape)} and {tuple(v.shape)}')
         given = m in x and present is not None and m in present
         masks.append(present[m] if given else torch.full((v.shape[0], n), m in x, dtype=torch.bool, device=v.device))
         signals.append(self.scale[m](v, masks[-1]))
@@ -210,23 +211,20 @@ def attention(self:RhythmNet,
     return dict(cross=cross, transformer=self.transformer.attention(z), pool=self.pool.weights(self.transformer(z)), weights=w, seconds=seconds)
 
 # %% ../../nbs/nn/04_rhythmnet.ipynb #c031-9cf063
-def _replace(path, write):
-    partial = path.with_name(path.name + '.partial')
-    write(partial)
-    os.replace(partial, path)
-
 @patch
 def save(self:RhythmNet,
     folder:str|Path, # made where missing
     extra:dict|None=None, # further keys of config.json, such as the classes
 ):
     "Write model.safetensors and config.json; each appears whole or not at all."
-    if 'model' in (extra or {}): raise ValueError("extra must not hold the key 'model': it is the network's own configuration")
+    if 'model' in (extra or {}): raise PediatricECGError("extra must not hold the key 'model': it is the network's own configuration")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({'model': self.config.to_dict()} | (extra or {}), indent=1)
-    _replace(folder/'model.safetensors', lambda p: save_file({k: v.contiguous() for k, v in self.state_dict().items()}, p))
-    _replace(folder/'config.json', lambda p: p.write_text(text, encoding='utf-8'))
+    with replacing(folder/'model.safetensors') as aside:
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, aside)
+    with replacing(folder/'config.json') as aside:
+        aside.write_text(text, encoding='utf-8')
 
 @patch(cls_method=True)
 def load(cls:RhythmNet,
@@ -236,11 +234,11 @@ def load(cls:RhythmNet,
     config, weights = Path(folder)/'config.json', Path(folder)/'model.safetensors'
     hint = 'name a run folder, as `pediatric-ecg run` or `train` writes it'
     for f in (config, weights):
-        if not f.is_file(): raise ValueError(f'{f} is missing: {hint}')
+        if not f.is_file(): raise PediatricECGError(f'{f} is missing: {hint}')
     try: model = cls(RhythmNetConfig.from_dict(json.loads(config.read_text(encoding='utf-8'))['model']))
-    except (AttributeError, KeyError, TypeError, ValueError) as e: raise ValueError(f'{config} does not describe a RhythmNet ({e}): {hint}') from None
+    except (AttributeError, KeyError, TypeError, ValueError) as e: raise PediatricECGError(f'{config} does not describe a RhythmNet ({e}): {hint}') from None
     try: model.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError) as e: raise ValueError(f'{weights} does not fit {config} ({" ".join(str(e).split())[:150]}): copy both files from the same run') from None
+    except (SafetensorError, RuntimeError) as e: raise PediatricECGError(f'{weights} does not fit {config} ({" ".join(str(e).split())[:150]}): copy both files from the same run') from None
     return model.eval()
 
 # %% ../../nbs/nn/04_rhythmnet.ipynb #c034-f2b524
@@ -250,10 +248,10 @@ def check_leads(self:RhythmNet,
 ):
     "ValueError where the input's leads are not the ones this network was trained on."
     for m, names in modalities.items():
-        if m not in self.config.modalities: raise ValueError(f'this model was trained on {", ".join(self.config.modalities)}, not on {m}: prepare the data with the same database specification')
+        if m not in self.config.modalities: raise PediatricECGError(f'this model was trained on {", ".join(self.config.modalities)}, not on {m}: prepare the data with the same database specification')
         want, got = self.config.modalities[m], list(names)
         if isinstance(want, int):
-            if len(got) != want: raise ValueError(f'{m}: this model was trained on {want} leads, the data has {len(got)} ({", ".join(got)})')
+            if len(got) != want: raise PediatricECGError(f'{m}: this model was trained on {want} leads, the data has {len(got)} ({", ".join(got)})')
         elif got != want:
             why = 'the order differs' if sorted(got) == sorted(want) else f'missing {sorted(set(want) - set(got)) or "none"}, unknown {sorted(set(got) - set(want)) or "none"}'
-            raise ValueError(f'{m}: this model was trained on {", ".join(want)}; the data has {", ".join(got)} ({why}). Choose the same leads in the same order, and mark absent ones as absent')
+            raise PediatricECGError(f'{m}: this model was trained on {", ".join(want)}; the data has {", ".join(got)} ({why}). Choose the same leads in the same order, and mark absent ones as absent')

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from jaxtyping import Float
+from ..core import PediatricECGError
 from .fusion import attention_map, lag_bias, split_heads
 from fastcore.basics import patch
 
@@ -72,7 +73,7 @@ class Transformer(nn.Module):
     ):
         "Positions, pre-norm blocks and a last normalisation."
         super().__init__()
-        if positions not in POSITIONS: raise ValueError(f'positions must be one of {", ".join(POSITIONS)}, not {positions!r}')
+        if positions not in POSITIONS: raise PediatricECGError(f'positions must be one of {", ".join(POSITIONS)}, not {positions!r}')
         self.positions, self.heads = positions, heads
         self.table = nn.Parameter(0.02*torch.randn(max_tokens, dim)) if positions == 'learned' and depth else None
         self.blocks = nn.ModuleList(Block(dim, heads, ff) for _ in range(depth))
@@ -83,7 +84,7 @@ class Transformer(nn.Module):
         if self.positions == 'lag': return x, lag_bias(n, self.heads, x.device)[None]
         if self.positions == 'sinusoidal': return x + sinusoid(n, x.shape[2], x.device).to(x.dtype), None
         if self.positions == 'none': return x, None
-        if n > len(self.table): raise ValueError(f'{n} tokens, but positions were learned for at most {len(self.table)}: use shorter windows, or lag positions')
+        if n > len(self.table): raise PediatricECGError(f'{n} tokens, but positions were learned for at most {len(self.table)}: use shorter windows, or lag positions')
         return x + self.table[:n], None
 
     def forward(self,
@@ -117,7 +118,7 @@ class Pool(nn.Module):
     ):
         "A row of tokens to one vector."
         super().__init__()
-        if kind not in ('attention', 'mean'): raise ValueError(f"pooling must be 'attention' or 'mean', not {kind!r}")
+        if kind not in ('attention', 'mean'): raise PediatricECGError(f"pooling must be 'attention' or 'mean', not {kind!r}")
         self.score = nn.Linear(dim, 1, bias=False) if kind == 'attention' else None
         if self.score is not None: nn.init.zeros_(self.score.weight)
 

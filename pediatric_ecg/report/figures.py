@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from ..core import PediatricECGError
 from ..losses.geometry import plot_similarity
 
 # %% ../../nbs/report/01_figures.ipynb #c006-22c2bd
@@ -97,7 +98,7 @@ def confusion(predictions:pd.DataFrame, # truth and prediction columns
     "Counts of answers for each true class."
     at = {c: i for i, c in enumerate(classes)}
     t, p = predictions.truth.map(at), predictions.prediction.map(at)
-    if t.isna().any() or p.isna().any(): raise ValueError(f"predictions hold a label that is not among the classes {classes}")
+    if t.isna().any() or p.isna().any(): raise PediatricECGError(f"predictions hold a label that is not among the classes {classes}")
     out = np.zeros((len(classes), len(classes)), int)
     np.add.at(out, (t.to_numpy(int), p.to_numpy(int)), 1)
     return out

@@ -15,7 +15,7 @@ from .templates import CSS, EXPLAIN, environment, percent
 from .text import HEADS, Run, cohort_text, count, floor, limits, load_run, made_how, rhythm_name, scored, sizes, summary, text_table, title
 from .tripod import tripod
 from .trust import geometry_words, trust
-from ..windows.store import write_text
+from ..core import write_text
 
 # %% ../../nbs/report/06_page.ipynb #c007-7e58d0
 def _examples(run, most=8):

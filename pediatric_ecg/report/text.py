@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from . import figures
-from ..data.databases import DataError
+from ..core import DataError
 from .templates import percent
 
 # %% ../../nbs/report/03_text.ipynb #c006-1c912b

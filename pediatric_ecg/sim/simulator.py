@@ -13,10 +13,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
-from ..data.databases import LEIPZIG, DataError
-from ..data.records import read_annotations, read_header, read_signals
+from ..data.databases import LEIPZIG
+from ..core import DataError
+from ..data.records import read_annotations, read_signals
+from ..data.headers import read_header
 from .rhythms import play
-from .signals import CHUNK, FS, SURFACE, Renderer, Waves
+from .signals import CHUNK, SURFACE, Renderer, Waves
+from .heart import FS
 from .files import LAYOUT_OF, LAYOUTS, Writer, write_annotations, write_tables
 from .studies import RHYTHMS, Protocol, Replay, cohort, extras, known_people, patient_and_length, read_labels
 

@@ -12,9 +12,8 @@ from itertools import cycle
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..data.databases import DataError
-from ..data.records import number
-from ..data.records import seconds as clock_seconds
+from ..core import DataError
+from ..data.records import number, seconds as clock_seconds
 from .events import LOCATIONS, draw_patient
 from .rhythms import DEFAULT, play
 from .files import CODES

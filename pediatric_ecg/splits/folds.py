@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .audit import LeakError, audit
-from ..data.databases import DataError
-from ..windows.store import write_text
+from ..core import LeakError, DataError, write_text
+from .audit import audit
 
 # %% ../../nbs/splits/02_folds.ipynb #c009-d640e5
 def check_table(table:pd.DataFrame, # One row a window

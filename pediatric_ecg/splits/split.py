@@ -11,8 +11,8 @@ __all__ = ['evaluable', 'random_folds', 'patients_by_fold', 'patient_folds', 'le
 import numpy as np
 import pandas as pd
 
-from .audit import LeakError, audit
-from ..data.databases import DataError
+from ..core import LeakError, DataError
+from .audit import audit
 from ._fingerprints import window_hashes
 from .folds import Fold, check_table, fold_table, folds_hash, load_folds, save_folds
 

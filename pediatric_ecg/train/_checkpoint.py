@@ -6,7 +6,7 @@
 __all__ = ['Checkpoint', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../../nbs/train/03_checkpoint.ipynb #c003-821457
-import json, os, shutil
+import json, shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.databases import DataError
-from ..windows.store import differences, digest, write_text
+from ..core import DataError, replacing, differences, digest, write_text
 
 # %% ../../nbs/train/03_checkpoint.ipynb #c010-a1024b
 @dataclass
@@ -47,15 +46,15 @@ def save_checkpoint(folder:str|Path, # of the run's checkpoints, made where miss
                    )->Path:          # the folder of this epoch
     "Writes a checkpoint aside, renames it, and removes the ones before."
     new = Path(folder)/f'epoch-{c.epoch:05d}'
-    part = new.with_name(new.name + '.partial')
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(_join(c.weights), part/'weights.safetensors')
-    save_file(_join({str(i): d for i, d in c.optimizer['state'].items()}), part/'optimizer.safetensors')
-    save_file({k: v.cpu() for k, v in c.chance.items()}, part/'chance.safetensors')
-    sums = {f.name: digest(f) for f in sorted(part.glob('*.safetensors'))}
-    write_text(part/'state.json', json.dumps({'epoch': c.epoch, 'settings': settings, 'state': c.state, 'groups': c.optimizer['param_groups'], 'sha256': sums}, indent=1))
-    os.replace(part, new)
+    with replacing(new) as aside:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        save_file(_join(c.weights), aside/'weights.safetensors')
+        save_file(_join({str(i): d for i, d in c.optimizer['state'].items()}), aside/'optimizer.safetensors')
+        save_file({k: v.cpu() for k, v in c.chance.items()}, aside/'chance.safetensors')
+        sums = {f.name: digest(f) for f in sorted(aside.glob('*.safetensors'))}
+        state = {'epoch': c.epoch, 'settings': settings, 'state': c.state, 'groups': c.optimizer['param_groups'], 'sha256': sums}
+        write_text(aside/'state.json', json.dumps(state, indent=1))
     for old in Path(folder).glob('epoch-*'):
         if old != new: shutil.rmtree(old, ignore_errors=True)
     return new

@@ -13,6 +13,7 @@ from numbers import Integral, Real
 import torch
 from torch import nn
 
+from ..core import PediatricECGError
 from .augment import Augment
 from ..nn.rhythmnet import RhythmNet, RhythmNetConfig
 from ..losses.objectives import make_objective
@@ -26,13 +27,13 @@ def _check(config):
     for f in fields(config):
         kind, words = KINDS[f.type]
         value = getattr(config, f.name)
-        if not isinstance(value, kind) or isinstance(value, bool): raise ValueError(f'TrainConfig: {f.name} must be {words}, not {value!r}')
+        if not isinstance(value, kind) or isinstance(value, bool): raise PediatricECGError(f'TrainConfig: {f.name} must be {words}, not {value!r}')
     for name, inner in (('model', RhythmNetConfig), ('augment', Augment)):
         known = [f.name for f in fields(inner)]
-        if wrong := [k for k in getattr(config, name) if k not in known]: raise ValueError(f'TrainConfig: {name} has no setting {wrong[0]!r}; there are {", ".join(known)}')
+        if wrong := [k for k in getattr(config, name) if k not in known]: raise PediatricECGError(f'TrainConfig: {name} has no setting {wrong[0]!r}; there are {", ".join(known)}')
     with torch.random.fork_rng(devices=[]):   # a loss with proxies draws them by chance
         try: make_objective(config.loss, [1, 1], 4, 2, **config.loss_args)
-        except TypeError as e: raise ValueError(f'TrainConfig: loss {config.loss!r} with loss_args {config.loss_args}: {e}') from None
+        except TypeError as e: raise PediatricECGError(f'TrainConfig: loss {config.loss!r} with loss_args {config.loss_args}: {e}') from None
 
 # %% ../../nbs/train/01_config.ipynb #c006-09ff25
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ class TrainConfig:
     def __post_init__(self):
         _check(self)
         for name, low in (('epochs', 1), ('batch_size', 2), ('per_group', 1), ('lr', 1e-12), ('clip', 1e-12), ('patience', 0), ('devices', 1)):
-            if not getattr(self, name) >= low: raise ValueError(f'TrainConfig: {name} must be at least {low}, not {getattr(self, name)}')
-        if self.sampling not in ('patient', 'class'): raise ValueError(f"TrainConfig: sampling must be 'patient' or 'class', not {self.sampling!r}")
-        if self.batch_size % self.devices: raise ValueError(f'TrainConfig: batch_size {self.batch_size} must be a multiple of devices {self.devices}, so that all have equal parts')
+            if not getattr(self, name) >= low: raise PediatricECGError(f'TrainConfig: {name} must be at least {low}, not {getattr(self, name)}')
+        if self.sampling not in ('patient', 'class'): raise PediatricECGError(f"TrainConfig: sampling must be 'patient' or 'class', not {self.sampling!r}")
+        if self.batch_size % self.devices: raise PediatricECGError(f'TrainConfig: batch_size {self.batch_size} must be a multiple of devices {self.devices}, so that all have equal parts')
         name, colon, only = self.network.partition(':')
         if self.network != 'rhythmnet' and (name not in PEERS or (colon and not only)):
-            raise ValueError(f"TrainConfig: network must be rhythmnet or one of {', '.join(PEERS)}, where ':ecg' may follow for one modality, not {self.network!r}")
-        if not 0 <= self.ema < 1: raise ValueError(f'TrainConfig: ema must lie in [0, 1), not {self.ema}')
+            raise PediatricECGError(f"TrainConfig: network must be rhythmnet or one of {', '.join(PEERS)}, where ':ecg' may follow for one modality, not {self.network!r}")
+        if not 0 <= self.ema < 1: raise PediatricECGError(f'TrainConfig: ema must lie in [0, 1), not {self.ema}')
 
 # %% ../../nbs/train/01_config.ipynb #c009-ed4e36
 def make_model(store, # WindowStore

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
+from ..core import PediatricECGError
 
 # %% ../../nbs/train/04_devices.ipynb #c006-f96864
 def own_part(fabric, # Fabric, or what has its world_size and global_rank
@@ -30,7 +31,7 @@ def synchronised(model:nn.Module, device_type:str)->nn.Module:
     "The model with batch normalisation over all processes. ValueError where there is none for this device."
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()): return model
     if device_type != 'cuda':
-        raise ValueError(f"devices > 1 on {device_type}: batch normalisation would use each process's own statistics; use group normalisation, --set model.norm=group (a peer network has no such setting: use devices=1)")
+        raise PediatricECGError(f"devices > 1 on {device_type}: batch normalisation would use each process's own statistics; use group normalisation, --set model.norm=group (a peer network has no such setting: use devices=1)")
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 # %% ../../nbs/train/04_devices.ipynb #c014-ba75c4
@@ -44,7 +45,7 @@ def make_fabric(accelerator:str, # 'cpu', 'cuda', 'auto'
                )->Fabric:
     "Fabric for one device, or for one of several processes. ValueError for an accelerator or a precision that is not to be had here."
     try: fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=Plain() if devices > 1 else 'auto')
-    except (RuntimeError, ValueError) as e: raise ValueError(f"accelerator={accelerator!r}, precision={precision!r}: {e}") from None
+    except (RuntimeError, ValueError) as e: raise PediatricECGError(f"accelerator={accelerator!r}, precision={precision!r}: {e}") from None
     if devices > 1: fabric.launch()
     return fabric
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..core import PediatricECGError
 from ..losses.objectives import make_objective
 
 # %% ../../nbs/train/02_sampling.ipynb #c008-13817a
@@ -51,7 +52,7 @@ class Sampler:
                  per_group:int,           # windows drawn from each group at most
                  sampling:str='patient',  # or 'class'
                 ):
-        if sampling not in ('patient', 'class'): raise ValueError(f"sampling must be 'patient' or 'class', not {sampling!r}")
+        if sampling not in ('patient', 'class'): raise PediatricECGError(f"sampling must be 'patient' or 'class', not {sampling!r}")
         self.groups, self.y, self.per_group, self.sampling = groups, y, per_group, sampling
         size = np.bincount(groups)
         taken = np.minimum(size, per_group)
@@ -106,7 +107,7 @@ def make_plan(store, # WindowStore
     "Rows, targets and draws. Raises ValueError when there is nothing to train on."
     labels = store.table['label'].to_numpy()
     train, valid = (rows[np.isin(labels[rows], classes)] for rows in (np.asarray(fold.train), np.asarray(fold.valid)))
-    if not len(train): raise ValueError(f'fold {fold.name}: no training windows of {", ".join(classes)}')
+    if not len(train): raise PediatricECGError(f'fold {fold.name}: no training windows of {", ".join(classes)}')
     number = {c: i for i, c in enumerate(classes)}
     target = np.array([number.get(c, -1) for c in labels])
     subject = store.table['subject'].astype(str).to_numpy()
@@ -115,7 +116,7 @@ def make_plan(store, # WindowStore
     groups, valid_groups = (pd.factorize(who[rows])[0] for rows in (train, valid))
     valid = valid[draw_epoch(valid_groups, 2*config.per_group, np.random.default_rng(seed))]
     sampler = Sampler(groups, target[train], len(classes), config.per_group, config.sampling)
-    if config.devices > 1 and sampler.n < config.batch_size: raise ValueError(f'fold {fold.name}: {sampler.n} windows an epoch are less than one batch of {config.batch_size} for {config.devices} devices; use devices=1')
+    if config.devices > 1 and sampler.n < config.batch_size: raise PediatricECGError(f'fold {fold.name}: {sampler.n} windows an epoch are less than one batch of {config.batch_size} for {config.devices} devices; use devices=1')
     digest = lambda rows: hashlib.sha256(np.ascontiguousarray(rows, np.int64).tobytes()).hexdigest()[:16]
     settings = {'config': asdict(config), 'seed': seed, 'classes': list(classes), 'train': digest(train), 'valid': digest(valid), 'data': store.manifest['sha256']}
     return Plan(train, valid, target, patient, sampler, settings)

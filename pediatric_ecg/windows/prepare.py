@@ -13,18 +13,21 @@ from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import pandas as pd
+import scipy
+import wfdb
 from joblib import Parallel, delayed
 from numpy.lib.stride_tricks import sliding_window_view
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
-from . import signals
 from ..data.beats import beat_labels
-from ..data.databases import Database, DataError, get_database
+from ..data.databases import Database, get_database
+from ..core import DataError, digest, versions, write_text
 from ..data._decode import Reader
-from ..data.records import lead_slots, read_annotations, read_header, record_name, record_paths, subjects
+from ..data.records import lead_slots, read_annotations, record_name, record_paths, subjects
+from ..data.headers import read_header
 from ..data.rhythms import class_order, segment_frame
 from .signals import Preprocess, apply, needed, noise, overlap, quality, ratio, robust_scale
-from .store import StoreWriter, WindowStore, bits, code_hash, digest, versions, write_csv, write_text
+from .store import StoreWriter, WindowStore, bits, code_hash, write_csv
 
 # %% ../../nbs/windows/02_prepare.ipynb #c009-b87ef5
 def cut(
@@ -251,7 +254,7 @@ def _prepare(w, folder, paths, how, n_jobs, progress):
         'excluded': {k: sum(i['excluded'][k] for i in infos) for k in infos[0]['excluded']},
         'seconds_total': {k: round(sum(i['seconds'][k] for i in infos), 3) for k in ('record', 'labelled', 'of the grouping')},
         'patients': json.loads(people.drop_duplicates('subject')[['subject', 'age', 'gender', 'group']].to_json(orient='records')),
-        'versions': versions(), 'records': infos}
+        'versions': versions(np, scipy, pd, wfdb), 'records': infos}
     if not held: raise DataError(f'{folder}: no window of {seconds:g} s in any record; choose shorter windows or another grouping')
     w.finish(len(paths), {m: (len(s), T) for m, s in slots.items()}, manifest)
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from scipy import signal
-from ..data.databases import DataError
+from ..core import DataError
 
 # %% ../../nbs/windows/00_signals.ipynb #c022-aa62ca
 @dataclass(frozen=True)
