@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from sklearn.metrics import f1_score
 
-from pediatric_ecg.experiments.cells import View
+from pediatric_ecg.windows.views import View
 from pediatric_ecg.experiments.run import make_folds, scored_labels
 from pediatric_ecg.experiments.grid import STUDY, configure
 from pediatric_ecg.core import write_text

@@ -25,7 +25,7 @@ from .data._decode import Reader
 from .nn.rhythmnet import RhythmNet
 from .data.records import lead_slots, write_annotations
 from .data.headers import read_header
-from .report.figures import overview, png
+from .evaluate.plots import overview, png
 from .windows.signals import Preprocess, apply, n_out, needed, quality, ratio
 
 # %% ../nbs/use/00_annotate.ipynb #c009-2c4eb2

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import warnings
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #core-06
@@ -106,10 +107,10 @@ def _shortened(value, most=60):
     return text if len(text) < most else text[:most - 3] + '…'
 
 def versions(
-    *modules, # Imported modules with a `__version__`
-)->dict[str, str]: # 'python' and the name of each module → its version
-    "Versions of Python and of the modules whose arithmetic is in a result."
-    return {'python': platform.python_version(), **{module.__name__: module.__version__ for module in modules}}
+    *names, # Of packages: 'numpy', 'wfdb'
+)->dict[str, str]: # 'python' and each package → its version
+    "Versions of Python and of the packages whose arithmetic is in a result."
+    return {'python': platform.python_version(), **{name: import_module(name).__version__ for name in names}}
 
 def git_revision()->str:
     "Revision of the source tree that holds this package, '' where it is not under version control; '+' marks uncommitted changes."

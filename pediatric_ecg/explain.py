@@ -20,7 +20,7 @@ from torch import nn
 
 from .core import PediatricECGError
 from .nn.rhythmnet import RhythmNet
-from .report.figures import LOOK, MODALITIES
+from .evaluate.plots import LOOK, MODALITIES
 
 # %% ../nbs/use/01_explain.ipynb #c012-4b2a3c
 class _Scaled(nn.Module):

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from pediatric_ecg.experiments import grid
-from pediatric_ecg.experiments.cells import FLOORS, View, permuted, run_fold, temperature
+from pediatric_ecg.evaluate.floors import FLOORS
+from pediatric_ecg.windows.views import View
+from pediatric_ecg.experiments.cells import permuted, run_fold, temperature
 from pediatric_ecg.cli import main
 from pediatric_ecg.evaluate.conditions import conditions
 from pediatric_ecg.core import DataError

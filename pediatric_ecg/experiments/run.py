@@ -14,13 +14,9 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
-import scipy
-import sklearn
 import torch
-import wfdb
 from tqdm import tqdm
 
-import pediatric_ecg
 from .cells import READ, run_fold, temperature
 from ..evaluate.conditions import database_of
 from ..core import DataError, git_revision, versions, write_text
@@ -183,7 +179,7 @@ def _describe(work, store, result, heat, audited, labels, folds, config, protoco
     modalities = {k: list(v) for k, v in store.modalities.items()}
     common = {'preprocess': m['preprocess'], 'modalities': modalities}
     result.model.save(work, {**common, 'train': asdict(config), 'classes': labels, 'seconds': store.seconds, 'fs': store.fs, 'temperature': round(heat, 4), 'database': json.loads(database.to_json())})
-    manifest = {**common, 'title': store.title, 'simulated': store.simulated, 'quick': quick, 'notes': list(database.notes), 'versions': versions(pediatric_ecg, np, scipy, pd, wfdb, torch, sklearn), 'git': git_revision(),
+    manifest = {**common, 'title': store.title, 'simulated': store.simulated, 'quick': quick, 'notes': list(database.notes), 'versions': versions('pediatric_ecg', 'numpy', 'scipy', 'pandas', 'wfdb', 'torch', 'sklearn'), 'git': git_revision(),
                 'database': {k: getattr(database, k) for k in ('name', 'title', 'citation', 'licence')}, 'protocol': asdict(protocol),
                 'audit': audited, 'corrections': count_terms(config.loss, **config.loss_args), 'seeds': sorted({protocol.seed + f.repeat for f in folds}), 'folds_hash': folds_hash(folds), 'store': str(store.path), 'elapsed_s': round(elapsed, 1),
                 'data_sha256': hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest(), 'cohort': cohort(store, labels),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import figures
+from ..evaluate import plots as figures
 from .templates import CSS, EXPLAIN, environment, percent
 from .text import HEADS, Run, cohort_text, count, floor, limits, load_run, made_how, rhythm_name, scored, sizes, summary, text_table, title
 from .tripod import tripod

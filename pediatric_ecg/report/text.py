@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import figures
+from ..evaluate import plots as figures
 from ..core import DataError
 from .templates import percent
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..evaluate.calibration import calibration_intervals, calibration_scores, plot_reliability, plot_selective, probabilities, selective, temper
 from ..losses.geometry import PANELS, plot_geometry
-from .figures import COLOURS, LOOK, NAMES
+from ..evaluate.plots import COLOURS, LOOK, NAMES
 from .templates import FRAGMENTS, percent
 from .text import Run, scored
 
