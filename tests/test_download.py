@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that cuts files short, hangs, sends a wrong byte, answers 503, or ignores ranges."""
+"""Downloads from a server on this machine that cuts files short, hangs, sends wrong bytes or ignores ranges."""
 import hashlib
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Rhythm segments: the published figures from the real files, a database nobody foresaw, and properties that always hold."""
+"""Rhythm segments: the published figures from the real files, a database nobody foresaw, and what always holds."""
 import shutil
 
 import numpy as np
@@ -226,7 +226,7 @@ def test_grouping_leaves_out_what_it_does_not_name(labels):
 
 
 def test_a_database_nobody_foresaw(tmp_path):
-    "Another rate, two leads of one name, sub-folders, another annotator, no beats, blanks after the markers: a value, no code."
+    "Another rate, two leads of one name, sub-folders, another annotator, no beats, blanks after markers: no code."
     odd = Database("odd", "", {"near": ("ECG",), "far": ("ECG",)}, {"(SR": "sinus", "(SVT": "tachycardia"},
                    aliases={"(NSR": "(SR"}, continues=("(SAME",), unusable=("(NOISE",),
                    subject_pattern=r"^(p\d)/", annotator="rhy")
