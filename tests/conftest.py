@@ -1,6 +1,7 @@
 """Fixtures that several test modules share: the real data beside the project, and one small simulated study."""
 import pytest
 
+import pediatric_ecg.data  # noqa: F401  imports wfdb 4.3 without the warnings that pandas 3.1 gives on it
 from pediatric_ecg.core import shared as shared_folder
 
 

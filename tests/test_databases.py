@@ -1,39 +1,61 @@
 """Databases as values: recognition, specifications in JSON, and what contradicts itself."""
+import hashlib
 import json
 import shutil
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.data.databases import (
-    DATABASES, LEIPZIG, MITDB, Database, get_database, recognise, register, slot_names,
-)
 from pediatric_ecg.core import DataError
+from pediatric_ecg.data import LEIPZIG, MITDB, Database, get_database, register
+from pediatric_ecg.data.databases import DATABASES, recognise, slot_names
+
+# SHA-256 of what `to_json` gave when the two specifications were still Python code
+SPECIFICATIONS = {
+    "leipzig": "87ac1b01820e5365676c642242f318640a16bd091833f48d24bfdcabcbd44f05",
+    "mitdb": "511f0040e94e57178c0174d241de00a31419e7052d7af54ac14581257de14406",
+}
 
 
 def test_json_round_trip(tmp_path):
-    for db in (LEIPZIG, MITDB):
-        file = tmp_path / f"{db.name}.json"
-        db.to_json(file)
-        assert get_database(file) == db == Database.from_json(str(file))
+    for database in (LEIPZIG, MITDB):
+        file = tmp_path / f"{database.name}.json"
+        database.to_json(file)
+        assert get_database(file) == database == Database.from_json(str(file))
         assert isinstance(json.loads(file.read_text())["modalities"], dict)
+
+
+@pytest.mark.parametrize("database", [LEIPZIG, MITDB], ids=lambda database: database.name)
+def test_built_in_specifications_are_files(database):
+    "The files of the package hold what the values in the code held, to the last byte, and nothing is lost in reading."
+    file = files("pediatric_ecg.data") / "specs" / f"{database.name}.json"
+    assert file.read_bytes() == (database.to_json() + "\n").encode()
+    assert hashlib.sha256(database.to_json().encode()).hexdigest() == SPECIFICATIONS[database.name]
+    assert get_database(database.name) is database
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.dictionaries(st.text("ab/|#(", min_size=1, max_size=4), st.text(max_size=5), min_size=1, max_size=4),
        st.lists(st.text("IVx|#/0", min_size=1, max_size=6), min_size=1, max_size=3))
 def test_any_database_survives_json(markers, slots):
-    db = Database("any", "title", {"m": tuple(slots)}, markers, continues=("(C",), fits={m: ("N",) for m in markers})
-    assert Database.from_json(db.to_json()) == db
+    fits = {marker: ("N",) for marker in markers}
+    database = Database("any", "title", {"m": tuple(slots)}, markers, continues=("(C",), fits=fits)
+    assert Database.from_json(database.to_json()) == database
 
 
 @pytest.mark.parametrize("bad, says", [
-    ({"aliases": {"(X": "(Y"}}, "'(Y'"), ({"groupings": {"g": {"(Q": "q"}}}, "grouping g names '(Q'"),
+    ({"aliases": {"(X": "(Y"}}, "'(Y'"),
+    ({"groupings": {"g": {"(Q": "q"}}}, "grouping g names '(Q'"),
     ({"markers": {}}, "no rhythm markers"),
-    ({"modalities": {}}, "at least one modality"), ({"fits": {"(Z": ["N"]}}, "fits names '(Z'"), ({"records": "("}, "regular expression"),
-    ({"nonsense": 1}, "unknown key 'nonsense'"), ({"modalities": 3}, "wrong type")])
+    ({"modalities": {}}, "at least one modality"),
+    ({"fits": {"(Z": ["N"]}}, "fits names '(Z'"),
+    ({"records": "("}, "regular expression"),
+    ({"nonsense": 1}, "unknown key 'nonsense'"),
+    ({"modalities": 3}, "wrong type"),
+])
 def test_specification_with_a_mistake(tmp_path, bad, says):
     spec = {"name": "mine", "modalities": {"ecg": ["I"]}, "markers": {"(N": "sinus"}, **bad}
     file = tmp_path / "spec.json"

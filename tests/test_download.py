@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that cuts files short, hangs, sends a wrong byte, answers 503, or ignores ranges."""
+"""Downloads from a server on this machine that cuts files short, hangs, sends wrong bytes or ignores ranges."""
 import hashlib
 import threading
 import time
@@ -8,14 +8,24 @@ from types import SimpleNamespace
 
 import pytest
 
-from pediatric_ecg.data import download as module
-from pediatric_ecg.data.databases import LEIPZIG
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data.download import download
+from pediatric_ecg.data import LEIPZIG, download
 
-SIZES = {"hea": 9, "atr": 300, "dat": 90_000}
-RELEASE = {f"{r}.{e}": (f"{r}.{e} ".encode() * n)[: n * 7] for r in ("x001", "x0010", "x002") for e, n in SIZES.items()}
-RELEASE |= {"RECORDS": b"x001\nx002\nx0010\n", "children-subject-info.csv": b"subject_id,file_name\n", "docs/notes.txt": b"in a folder"}
+
+def release():
+    "A small release: three records and what belongs to no record."
+    files = {}
+    for record in ("x001", "x0010", "x002"):
+        for ending, times in (("hea", 9), ("atr", 300), ("dat", 90_000)):
+            name = f"{record}.{ending}"
+            files[name] = (f"{name} ".encode() * times)[: times * 7]
+    files["RECORDS"] = b"x001\nx002\nx0010\n"
+    files["children-subject-info.csv"] = b"subject_id,file_name\n"
+    files["docs/notes.txt"] = b"in a folder"
+    return files
+
+
+RELEASE = release()
 
 
 class Server(BaseHTTPRequestHandler):
@@ -35,11 +45,11 @@ class Server(BaseHTTPRequestHandler):
         self.log.append((self.command, name, self.headers.get("Range", "")))
         if name not in self.files or (not body and self.no_head):
             return self.send_error(404)
-        data, todo = self.files[name], self.faults.get(name, []) if body else []
-        fault = (todo[0] if todo[0].endswith("!") else todo.pop(0)).rstrip("!") if todo else ""
+        data, fault = self.files[name], self.next_fault(name) if body else ""
         if fault == "busy":
             return self.send_error(503)
-        start = int(self.headers["Range"][6:-1]) if self.headers.get("Range") and fault != "no ranges" else 0
+        asked = self.headers.get("Range", "")
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and fault != "no ranges" else 0
         if start >= len(data) > 0:
             return self.send_error(416)
         if fault == "wrong":
@@ -49,20 +59,32 @@ class Server(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             half = start + (len(data) - start) // 2
-            self.wfile.write(data[start : half if fault in ("cut", "stall") else None])
+            stop = half if fault in ("cut", "stall") else len(data)
+            self.wfile.write(data[start:stop])
             self.wfile.flush()
         if fault == "stall":
             time.sleep(0.8)
 
+    def next_fault(self, name):
+        todo = self.faults.get(name, [])
+        if not todo:
+            return ""
+        if todo[0].endswith("!"):
+            return todo[0].rstrip("!")
+        return todo.pop(0)
+
 
 @pytest.fixture
 def serve(monkeypatch):
-    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda s: None))  # no waits between attempts
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda seconds: None))  # no waits between attempts
     running = []
 
     def start(files=RELEASE, faults=None, sums=None, no_head=False):
-        sums = "".join(f"{hashlib.sha256(d).hexdigest()} {n}\n" for n, d in files.items()).encode() if sums is None else sums
-        kind = type("S", (Server,), {"files": {**files, "SHA256SUMS.txt": sums}, "faults": faults or {}, "log": [], "no_head": no_head})
+        if sums is None:
+            lines = [f"{hashlib.sha256(data).hexdigest()} {name}\n" for name, data in files.items()]
+            sums = "".join(lines).encode()
+        served = {**files, "SHA256SUMS.txt": sums}
+        kind = type("Started", (Server,), {"files": served, "faults": faults or {}, "log": [], "no_head": no_head})
         server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -76,30 +98,33 @@ def serve(monkeypatch):
         server.server_close()
 
 
-def get(url, dest, **kw):
-    return download("leipzig", dest, **{"url": url, "progress": False, "timeout": 0.3, **kw})
+def get(url, dest, records=None, retries=3):
+    return download("leipzig", dest, records, url=url, progress=False, timeout=0.3, retries=retries)
 
 
 def held(dest):
-    return {str(f.relative_to(dest)): f.read_bytes() for f in dest.rglob("*") if f.is_file() and f.name != "SHA256SUMS.txt"}
+    "What a folder holds, without the list of checksums: name → bytes."
+    found = [file for file in dest.rglob("*") if file.is_file() and file.name != "SHA256SUMS.txt"]
+    return {str(file.relative_to(dest)): file.read_bytes() for file in found}
 
 
 def test_whole_release_then_nothing_left(serve, tmp_path):
-    url, s = serve()
-    assert get(url, tmp_path / "new" / "folder") == tmp_path / "new" / "folder"
-    assert held(tmp_path / "new" / "folder") == RELEASE
-    s.log.clear()
-    get(url, tmp_path / "new" / "folder")
-    assert s.log == []
+    url, server = serve()
+    folder = tmp_path / "new" / "folder"
+    assert get(url, folder) == folder
+    assert held(folder) == RELEASE
+    server.log.clear()
+    get(url, folder)
+    assert server.log == []
 
 
 @pytest.mark.parametrize("fault", ["cut", "stall", "wrong", "busy", "no ranges"])
 def test_a_passing_fault_ends_right(serve, tmp_path, fault):
     first = "cut" if fault == "no ranges" else fault
-    url, s = serve(faults={"x001.dat": [first, fault], "x0010.atr": [fault]})
+    url, server = serve(faults={"x001.dat": [first, fault], "x0010.atr": [fault]})
     get(url, tmp_path)
     assert held(tmp_path) == RELEASE
-    ranges = [r for c, n, r in s.log if n == "x001.dat" and r]
+    ranges = [asked for _, name, asked in server.log if name == "x001.dat" and asked]
     assert bool(ranges) == (fault in ("cut", "stall", "no ranges"))  # what had come was asked for no second time
 
 
@@ -107,33 +132,35 @@ def test_a_passing_fault_ends_right(serve, tmp_path, fault):
     ("cut", "the file ended too early"), ("stall", "in time|broke off"), ("wrong", "checksum is wrong"),
     ("busy", "the server answers 503")])
 def test_a_lasting_fault_is_one_clear_line(serve, tmp_path, fault, says):
-    url, s = serve(faults={"x001.dat": [fault + "!"]})
-    with pytest.raises(DataError, match=f"x001.dat: .*({says}).*; run the same command again") as e:
+    url, server = serve(faults={"x001.dat": [fault + "!"]})
+    with pytest.raises(DataError, match=f"x001.dat: .*({says}).*; run the same command again") as raised:
         get(url, tmp_path, retries=1)
-    assert "\n" not in str(e.value)
-    kept = held(tmp_path)
-    assert "x001.dat" not in kept and {n: d for n, d in kept.items() if not n.endswith(".partial")} == {
-        n: d for n, d in RELEASE.items() if n != "x001.dat"}
-    s.faults.clear()
-    s.log.clear()
+    assert "\n" not in str(raised.value)
+    kept = {name: data for name, data in held(tmp_path).items() if not name.endswith(".partial")}
+    assert kept == {name: data for name, data in RELEASE.items() if name != "x001.dat"}
+    server.faults.clear()
+    server.log.clear()
     get(url, tmp_path)
-    assert held(tmp_path) == RELEASE and {n for _, n, _ in s.log} == {"x001.dat"}  # only what was missing
+    assert held(tmp_path) == RELEASE
+    assert {name for _, name, _ in server.log} == {"x001.dat"}  # only what was missing
 
 
 def test_a_damaged_file_is_fetched_again(serve, tmp_path):
-    url, s = serve()
+    url, server = serve()
     get(url, tmp_path)
     (tmp_path / "x002.dat").write_bytes(b"damaged")
     (tmp_path / "x001.atr").unlink()
-    s.log.clear()
+    server.log.clear()
     get(url, tmp_path)
-    assert held(tmp_path) == RELEASE and {n for c, n, _ in s.log} == {"x002.dat", "x001.atr"}
+    assert held(tmp_path) == RELEASE
+    assert {name for _, name, _ in server.log} == {"x002.dat", "x001.atr"}
 
 
 def test_a_part(serve, tmp_path):
     url, _ = serve()
     get(url, tmp_path, records=["x0010"])
-    assert set(held(tmp_path)) == {"x0010.hea", "x0010.atr", "x0010.dat", "RECORDS", "children-subject-info.csv", "docs/notes.txt"}
+    assert set(held(tmp_path)) == {
+        "x0010.hea", "x0010.atr", "x0010.dat", "RECORDS", "children-subject-info.csv", "docs/notes.txt"}
     with pytest.raises(DataError, match="x077: no such record"):
         get(url, tmp_path, records=["x001", "x077"])
     get(url, tmp_path)
@@ -141,19 +168,29 @@ def test_a_part(serve, tmp_path):
 
 
 def test_a_complete_partial_of_an_earlier_call(serve, tmp_path):
-    url, s = serve()
+    url, _ = serve()
     (tmp_path / "x001.dat.partial").write_bytes(RELEASE["x001.dat"])
     (tmp_path / "x002.dat.partial").write_bytes(b"something else altogether, but short")
     get(url, tmp_path)
     assert held(tmp_path) == RELEASE
 
 
-def test_no_room(serve, tmp_path, monkeypatch):
-    url, s = serve()
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda p: type("U", (), {"free": 10_000})())
+def test_a_partial_goes_on_where_it_ended(serve, tmp_path):
+    "The name and the bytes of a partial file are those of every version: it goes on by a range request."
+    url, server = serve()
+    half = len(RELEASE["x001.dat"]) // 2
+    (tmp_path / "x001.dat.partial").write_bytes(RELEASE["x001.dat"][:half])
+    get(url, tmp_path)
+    assert held(tmp_path) == RELEASE
+    assert ("GET", "x001.dat", f"bytes={half}-") in server.log
+
+
+def test_a_full_disk(serve, tmp_path, monkeypatch):
+    url, server = serve()
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10_000))
     with pytest.raises(DataError, match="GB free, and .* GB are still to come"):
         get(url, tmp_path)
-    assert not [n for c, n, _ in s.log if c == "GET" and n != "SHA256SUMS.txt"]
+    assert {name for command, name, _ in server.log if command == "GET"} == {"SHA256SUMS.txt"}
 
 
 def test_a_server_that_tells_no_sizes(serve, tmp_path):

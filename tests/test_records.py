@@ -1,24 +1,26 @@
 """Headers, annotations, signals, leads and subjects, on the real files and on what is wrong with them."""
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import wfdb
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data.headers import _parse, check_signal_file, read_header
+from pediatric_ecg.data import LEIPZIG, MITDB, Database, read_annotations, read_header, read_signals, subjects
 from pediatric_ecg.data.records import (
+    _parse,
     all_headers,
+    check_signal_file,
+    encode_annotations,
     lead_slots,
-    read_annotations,
     read_label_table,
-    read_signals,
     record_name,
     record_paths,
-    subjects,
     write_annotations,
 )
 
@@ -34,20 +36,19 @@ def copy(shared, folder, *names):
 
 def test_every_fixture_equals_wfdb_or_fails_by_name(shared):
     seen, failed = 0, set()
-    for hea in sorted((shared / "wfdb_fixtures").rglob("*.hea")):
-        path = str(hea)[:-4]
-        if "2021" in path and not hea.stem.endswith(("0", "_1")):  # many and alike
+    for file in sorted((shared / "wfdb_fixtures").rglob("*.hea")):
+        path = str(file).removesuffix(".hea")
+        if "2021" in path and not file.stem.endswith(("0", "_1")):  # many and alike
             continue
         try:
-            x = read_signals(path)
-        except DataError as e:
-            failed.add(hea.stem)
-            assert hea.stem in str(e) or hea.stem.split("-")[0].split("skew")[0] in str(e)
+            signals = read_signals(path)
+        except DataError as error:
+            failed.add(file.stem)
+            assert file.stem in str(error) or file.stem.split("-")[0].split("skew")[0] in str(error)
             continue
-        r = wfdb.rdrecord(path)
-        np.testing.assert_array_equal(x, r.p_signal)
-        h = read_header(path)
-        assert (h.fs, h.n_samples, h.leads) == (r.fs, r.sig_len, r.sig_name)
+        record, header = wfdb.rdrecord(path), read_header(path)
+        np.testing.assert_array_equal(signals, record.p_signal)
+        assert (header.fs, header.n_samples, header.leads) == (record.fs, record.sig_len, record.sig_name)
         seen += 1
     assert failed == MUST_FAIL and seen > 50
 
@@ -61,9 +62,9 @@ def test_slices_equal_the_whole(shared):
 
 
 def test_microvolts_become_millivolts(tmp_path):
-    x = np.linspace(-800, 800, 50)[:, None]
-    wfdb.wrsamp("u", fs=100, units=["uV"], sig_name=["I"], p_signal=x, fmt=["16"], write_dir=str(tmp_path))
-    np.testing.assert_allclose(read_signals(tmp_path / "u"), x / 1000, atol=1e-4)
+    microvolts = np.linspace(-800, 800, 50)[:, None]
+    wfdb.wrsamp("u", fs=100, units=["uV"], sig_name=["I"], p_signal=microvolts, fmt=["16"], write_dir=str(tmp_path))
+    np.testing.assert_allclose(read_signals(tmp_path / "u"), microvolts / 1000, atol=1e-4)
 
 
 def test_headers_are_parsed_once(shared, tmp_path):
@@ -102,101 +103,161 @@ def test_folders_without_records_or_labels(shared, tmp_path):
     shutil.copy(shared / "mitdb/100.atr", tmp_path / "100.qrs")
     with pytest.raises(DataError, match='if .qrs holds the annotations, set "annotator"'):
         record_paths(tmp_path, MITDB)
-    assert [p.name for p in record_paths(tmp_path, Database("q", "", {"a": ("V5",)}, ["(N"], annotator="qrs"))] == ["100"]
+    by_qrs = Database("q", "", {"a": ("V5",)}, ["(N"], annotator="qrs")
+    assert [path.name for path in record_paths(tmp_path, by_qrs)] == ["100"]
 
 
 def test_records_in_sub_folders_and_in_part(shared, tmp_path):
-    for sub in ("b", "a"):
-        (tmp_path / sub).mkdir()
-        copy(shared, tmp_path / sub, "mitdb/100.hea", "mitdb/100.atr")
-    assert [record_name(p, tmp_path) for p in record_paths(tmp_path, MITDB)] == ["a/100", "b/100"]
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        copy(shared, tmp_path / name, "mitdb/100.hea", "mitdb/100.atr")
+    assert [record_name(path, tmp_path) for path in record_paths(tmp_path, MITDB)] == ["a/100", "b/100"]
     (tmp_path / "RECORDS").write_text("b/100\nb/101\n")  # 101 was not downloaded
-    assert [record_name(p, tmp_path) for p in all_headers(tmp_path)] == ["b/100"]
+    assert [record_name(path, tmp_path) for path in all_headers(tmp_path)] == ["b/100"]
 
 
 def test_segments_are_no_records(shared):
-    names = [p.name for p in all_headers(shared / "wfdb_fixtures" / "multi-segment")]
-    assert names == ["041s", "v102s", "p000878-2137-10-26-16-57", "s25047-2704-05-04-10-44", "s25047-2704-05-04-10-44n"]
+    names = [path.name for path in all_headers(shared / "wfdb_fixtures" / "multi-segment")]
+    assert names == [
+        "041s", "v102s", "p000878-2137-10-26-16-57", "s25047-2704-05-04-10-44", "s25047-2704-05-04-10-44n"]
 
 
 def test_annotations_of_x0010_are_the_released_ones(shared):
-    a = read_annotations(shared / "leipzig" / "x0010", LEIPZIG)
-    t = read_label_table(shared / "leipzig" / "annotations.csv").query("record == 'x0010'")
-    assert len(a) == 930 and a.symbol.tolist() == t.symbol.tolist() and a.aux.tolist() == t.aux.tolist()
+    annotations = read_annotations(shared / "leipzig" / "x0010", LEIPZIG)
+    released = read_label_table(shared / "leipzig" / "annotations.csv").query("record == 'x0010'")
+    assert len(annotations) == 930
+    assert annotations.symbol.tolist() == released.symbol.tolist()
+    assert annotations.aux.tolist() == released.aux.tolist()
 
 
 def test_custom_symbols_survive_a_round_trip(shared, tmp_path):
     copy(shared, tmp_path, "leipzig/x0010.hea")
-    a = read_annotations(shared / "leipzig" / "x0010", LEIPZIG)
-    a.loc[5, ["symbol", "aux"]] = ["b", "BI"]
-    write_annotations(tmp_path / "x0010", a, LEIPZIG)
-    pd.testing.assert_frame_equal(read_annotations(tmp_path / "x0010", LEIPZIG), a)
+    annotations = read_annotations(shared / "leipzig" / "x0010", LEIPZIG)
+    annotations.loc[5, ["symbol", "aux"]] = ["b", "BI"]
+    write_annotations(tmp_path / "x0010", annotations, LEIPZIG)
+    pd.testing.assert_frame_equal(read_annotations(tmp_path / "x0010", LEIPZIG), annotations)
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".partial"] == []
+
+
+def by_wfdb(folder, annotations, database, fs=None):
+    "The bytes of the annotation file that wfdb writes."
+    written = wfdb.Annotation(
+        "r", database.annotator, annotations["sample"].to_numpy(np.int64), symbol=list(annotations.symbol), fs=fs,
+        aux_note=list(annotations.aux), custom_labels=[tuple(symbol) for symbol in database.symbols] or None)
+    written.wrann(write_fs=fs is not None, write_dir=str(folder))
+    return (folder / f"r.{database.annotator}").read_bytes()
+
+
+STEPS = st.integers(0, 3000) | st.integers(1020, 1030) | st.integers(60_000, 70_000) | st.integers(0, 2**24)
+NOTES = st.sampled_from([("+", "(N"), ("+", "(AVNRT"), ("N", ""), ("X", "avrt"), ("b", "BI"), ("~", ""), ("/", "/A")])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(STEPS, NOTES), min_size=1, max_size=12), st.sampled_from([None, 977, 360.0, 127.5]))
+def test_annotations_are_written_as_wfdb_writes_them(tmp_path_factory, steps, fs):
+    "Byte for byte: with custom symbols and without, with a declared rate and without, whatever the steps."
+    folder = tmp_path_factory.mktemp("written")
+    for database in (LEIPZIG, replace(MITDB, annotator="rhy")):
+        custom = {symbol for _, symbol, _ in database.symbols}
+        notes = [note for _, note in steps if note[0] not in "Xb" or custom]
+        samples = np.cumsum([step for step, note in steps if note[0] not in "Xb" or custom])
+        if not notes:
+            continue
+        annotations = pd.DataFrame(notes, columns=["symbol", "aux"]).assign(sample=samples)
+        encoded = encode_annotations(samples, list(annotations.symbol), list(annotations.aux), database.symbols, fs)
+        assert encoded == by_wfdb(folder, annotations, database, fs)
+        if fs is None:  # what `annotate` writes
+            file = write_annotations(folder / "ours", annotations, database)
+            assert file == folder / f"ours.{database.annotator}"
+            assert file.read_bytes() == encoded
+
+
+def test_the_real_file_is_written_back_byte_for_byte(shared):
+    annotations = read_annotations(shared / "leipzig" / "x0010", LEIPZIG)
+    columns = (annotations[name].tolist() for name in ("sample", "symbol", "aux"))
+    assert encode_annotations(*columns, LEIPZIG.symbols, fs=977) == (shared / "leipzig" / "x0010.atr").read_bytes()
+
+
+def test_annotations_that_the_format_cannot_hold():
+    for samples, symbols, aux, says in (
+            ([10], ["%"], [""], "no annotation symbol '%'"), ([10, 5], ["N", "N"], ["", ""], "in order of time"),
+            ([-1], ["N"], [""], "in order of time"), ([1], ["+"], ["(" * 256], "at most 255 letters")):
+        with pytest.raises(DataError, match=says):
+            encode_annotations(samples, symbols, aux)
 
 
 def test_aux_strings_lose_nul_and_keep_case(tmp_path):
-    wfdb.wrsamp("r", fs=100, units=["mV"], sig_name=["I"], p_signal=np.zeros((50, 1)) + np.arange(50)[:, None] / 50, fmt=["16"],
-                write_dir=str(tmp_path))
-    wfdb.wrann("r", "atr", np.array([1, 9, 20]), symbol=["+", "+", "N"], aux_note=["(N\0", " (avnrt ", ""], write_dir=str(tmp_path))
+    ramp = np.arange(50)[:, None] / 50
+    wfdb.wrsamp("r", fs=100, units=["mV"], sig_name=["I"], p_signal=ramp, fmt=["16"], write_dir=str(tmp_path))
+    wfdb.wrann("r", "atr", np.array([1, 9, 20]), symbol=["+", "+", "N"], aux_note=["(N\0", " (avnrt ", ""],
+               write_dir=str(tmp_path))
     assert read_annotations(tmp_path / "r", MITDB).aux.tolist() == ["(N", "(avnrt", ""]
 
 
 class Leads:
+    "A header needs no more than leads here."
+
     def __init__(self, leads):
         self.leads, self.path = leads, "some/record"
 
 
 def test_the_six_layouts_on_all_39(shared):
-    t = pd.read_csv(shared / "leipzig" / "channels.csv").set_index("record").channels.str.split()
-    assert len(t) == 39
-    assert t.str[12:].str.join(" ").value_counts().to_dict() == {
+    channels = pd.read_csv(shared / "leipzig" / "channels.csv").set_index("record").channels.str.split()
+    assert len(channels) == 39
+    assert channels.str[12:].str.join(" ").value_counts().to_dict() == {
         "ABL12 RVA12 CS12 CS34 CS56 CS78 CS90": 27, "RVA12 CS12 CS34 CS56 CS78 CS90": 4, "ABL12 RVA12": 5,
         "ABL12 ABL_uni RVA12 CS12 CS34 CS56 CS78 CS90": 1, "ART ABL12 RVA12 CS12 CS34 CS56 CS78 CS90": 1,
         "ABL12 CS12 CS34 CS56 CS78 CS90 RVA12": 1}
     absent = {}
-    for record, leads in t.items():
+    for record, leads in channels.items():
         slots = lead_slots(Leads(leads), LEIPZIG)
         assert slots["ecg"] == list(range(12))
+        absent[record] = []
         for slot, channel in zip(LEIPZIG.modalities["iegm"], slots["iegm"], strict=True):
             assert (channel is None and slot not in leads) or leads[channel] == slot
-        absent[record] = tuple(s for s, c in zip(LEIPZIG.modalities["iegm"], slots["iegm"], strict=True) if c is None)
-    assert {r for r, a in absent.items() if "ABL12" in a} == {"x002", "x005", "x0015", "x0029"}
-    assert {r for r, a in absent.items() if "CS12" in a} == {"x102", "x105", "x107", "x108", "x109"}
-    assert sum(not a for a in absent.values()) == 30
+            if channel is None:
+                absent[record].append(slot)
+    assert {record for record, slots in absent.items() if "ABL12" in slots} == {"x002", "x005", "x0015", "x0029"}
+    assert {record for record, slots in absent.items() if "CS12" in slots} == {"x102", "x105", "x107", "x108", "x109"}
+    assert sum(not slots for slots in absent.values()) == 30
 
 
 def test_leads_of_mitdb(shared):
-    got = {}
-    for p in record_paths(shared / "mitdb", MITDB):
-        h = read_header(p)
-        (a,), (b,) = lead_slots(h, MITDB).values()
-        got[p.name] = (h.leads[a], h.leads[b])
-    assert len(got) == 48
-    assert [got[r] for r in ("100", "102", "104", "114")] == [("MLII", "V5"), ("V5", "V2"), ("V5", "V2"), ("MLII", "V5")]
-    assert all(a == "MLII" for r, (a, _) in got.items() if r not in ("102", "104"))
+    found = {}
+    for path in record_paths(shared / "mitdb", MITDB):
+        header = read_header(path)
+        (first,), (second,) = lead_slots(header, MITDB).values()
+        found[path.name] = (header.leads[first], header.leads[second])
+    assert len(found) == 48
+    assert found["100"] == found["114"] == ("MLII", "V5")
+    assert found["102"] == found["104"] == ("V5", "V2")
+    assert all(first == "MLII" for record, (first, _) in found.items() if record not in ("102", "104"))
 
 
 def test_lead_slots_by_name_pattern_position():
-    db = Database("d", "", {"a": ("ECG", "ECG"), "b": ("ii|/^cs ?1/", "#5|#0")}, ["(N"])
-    assert lead_slots(Leads(["ECG", "x", "ECG", "II"]), db) == {"a": [0, 2], "b": [3, None]}
-    assert lead_slots(Leads(["y", "cs 12"]), db) == {"a": [None, None], "b": [1, 0]}
+    database = Database("d", "", {"a": ("ECG", "ECG"), "b": ("ii|/^cs ?1/", "#5|#0")}, ["(N"])
+    assert lead_slots(Leads(["ECG", "x", "ECG", "II"]), database) == {"a": [0, 2], "b": [3, None]}
+    assert lead_slots(Leads(["y", "cs 12"]), database) == {"a": [None, None], "b": [1, 0]}
     with pytest.raises(DataError, match="some/record.hea: has none of the leads of 'd', but P Q"):
         lead_slots(Leads(["P", "Q"]), Database("d", "", {"a": ("ECG",)}, ["(N"]))
 
 
 def test_subjects_of_leipzig(shared):
-    s = subjects(shared / "leipzig", LEIPZIG).set_index("record")
-    assert s.group.value_counts().to_dict() == {"children": 29, "adults": 10}
-    assert s.subject["x0010"] == "0010" and s.index[9] == "x0010" and s.index[-1] == "x109"
-    assert s.age["x007"] == 14.3 and s.note["x007"] == "age .14.3 read as 14.3" and (s.note != "").sum() == 1
-    assert s.age.notna().all() and s.age.dtype == float and s.age["x100"] == 64.16
-    assert s.ap_location["x003"] == "left lateral" and s.ap_location["x100"] == ""
-    assert s.groupby("group").duration.sum().round().to_dict() == {"adults": 14214, "children": 52210}
+    people = subjects(shared / "leipzig", LEIPZIG).set_index("record")
+    assert people.group.value_counts().to_dict() == {"children": 29, "adults": 10}
+    assert people.subject["x0010"] == "0010"
+    assert people.index[9] == "x0010" and people.index[-1] == "x109"
+    assert people.age["x007"] == 14.3
+    assert people.note["x007"] == "age .14.3 read as 14.3" and (people.note != "").sum() == 1
+    assert people.age.notna().all() and people.age.dtype == float and people.age["x100"] == 64.16
+    assert people.ap_location["x003"] == "left lateral" and people.ap_location["x100"] == ""
+    assert people.groupby("group").duration.sum().round().to_dict() == {"adults": 14214, "children": 52210}
 
 
 def test_subjects_of_mitdb(shared):
-    s = subjects(shared / "mitdb", MITDB).set_index("record")
-    assert len(s) == 48 and s.subject.nunique() == 47 and s.subject["202"] == "201"
-    assert (s.age["100"], s.gender["100"]) == (69, "M")
+    people = subjects(shared / "mitdb", MITDB).set_index("record")
+    assert len(people) == 48 and people.subject.nunique() == 47 and people.subject["202"] == "201"
+    assert (people.age["100"], people.gender["100"]) == (69, "M")
 
 
 def test_subject_table_without_a_record_column(shared, tmp_path):

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from pediatric_ecg.windows import prepare as windows_module
 from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data.records import read_annotations, read_signals, record_paths
-from pediatric_ecg.data.headers import read_header
+from pediatric_ecg.data.records import read_annotations, read_signals, record_paths, read_header
 from pediatric_ecg.data.rhythms import all_segments, segments
 from pediatric_ecg.windows.signals import Preprocess, n_out, process
 from pediatric_ecg.windows.store import WindowStore
