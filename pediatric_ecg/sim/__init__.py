@@ -1,6 +1,7 @@
-"""A simulated heart: surface ECG, intracardiac electrograms and annotations whose cause is known, as a database in Leipzig's form.
+"""A simulated heart: surface ECG, intracardiac electrograms and annotations whose cause is known.
 
-Every signal from here is simulated, never a patient's."""
+`simulate` writes a database of them in Leipzig's form. Every signal from here is simulated, never a patient's.
+"""
 
 from .events import Heart, Patient, draw_ladder, draw_patient
 from .rhythms import play
