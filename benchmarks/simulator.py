@@ -1,8 +1,8 @@
 """How much faster than real time the simulator writes 19 channels on one core, and its peak memory.
 
-`python benchmarks/simulator.py [--quick]`. Each run is a process of its own, so that its peak memory is its own. The clock
-is the processor time of that process (other processes do not lengthen it) and covers everything: events, waves, noise,
-files. The peer is real time: a second of record for a second of work.
+`python benchmarks/simulator.py [--quick]`. Each run is a process of its own, so that its peak memory is its own.
+The clock is the processor time of that process (other processes do not lengthen it) and covers everything:
+events, waves, noise, files. The peer is real time: one second of record per second of work.
 """
 import argparse
 import json
@@ -33,7 +33,8 @@ def run(seconds: int, seed: int) -> tuple[float, float]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--quick', action='store_true', help='a tenth of the length, nothing recorded')
+    help_text = 'a tenth of the length, nothing recorded'
+    parser.add_argument('--quick', action='store_true', help=help_text)
     quick = parser.parse_args().quick
     short, long, runs = (30, 600, 1) if quick else (300, 9000, 3)
     speed, memory = {}, {}
@@ -41,7 +42,8 @@ def main():
         results = [run(seconds, seed) for seed in range(runs)]
         speed[seconds] = statistics.median(result[0] for result in results)
         memory[seconds] = max(result[1] for result in results)
-        print(f'{seconds:5d} s of 19 channels: {speed[seconds]:.0f} x real time, peak {memory[seconds]:.0f} MiB')
+        times, peak = speed[seconds], memory[seconds]
+        print(f'{seconds:5d} s of 19 channels: {times:.0f} x real time, peak {peak:.0f} MiB')
     if quick:
         return
     packages = versions('numpy', 'scipy', 'wfdb')

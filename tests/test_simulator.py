@@ -40,8 +40,11 @@ class Read:
     def __init__(self, path):
         self.record = wfdb.rdrecord(str(path))
         annotation = wfdb.rdann(str(path), 'atr')
-        columns = {'sample': annotation.sample, 'symbol': annotation.symbol, 'aux': notes_of(annotation)}
-        self.table = pd.DataFrame(columns)
+        self.table = pd.DataFrame({
+            'sample': annotation.sample,
+            'symbol': annotation.symbol,
+            'aux': notes_of(annotation),
+        })
         self.table['rhythm'] = self.table.aux.where(self.table.symbol == '+').ffill()
         self.beats = self.table[~self.table.symbol.isin(['+', '~'])]
 
@@ -75,7 +78,7 @@ def qrs(read, at):
 
 
 def atrium(read, at, start, until):
-    "Time of the sharp local potential in each CS bipole after the QRS starts, s, median over beats."
+    "Time of the sharp local potential in each CS bipole after the QRS starts, s: median of beats."
     beats = read.cut(CS, at, .1, .3)
     sharp = np.abs(sosfiltfilt(butter(4, (60, 250), 'bandpass', fs=FS, output='sos'), beats))
     time = np.arange(sharp.shape[2])/FS - .1
@@ -150,14 +153,16 @@ def test_va_time_and_coronary_sinus(reads, table):
 def test_qrs_width(tmp_path):
     "Narrow in sinus, over 120 ms from a paced or automatic ventricular focus."
     db = simulate(tmp_path/'db', patients=12, seconds=60, seed=5, rhythms=('N', '/V', 'VT'))
-    tables = [pd.read_csv(db/f'{group}-subject-info.csv', dtype=str) for group in ('children', 'adults')]
-    people = pd.concat(tables).set_index('file_name')
+    children = pd.read_csv(db/'children-subject-info.csv', dtype=str)
+    adults = pd.read_csv(db/'adults-subject-info.csv', dtype=str)
+    people = pd.concat([children, adults]).set_index('file_name')
     for name in people.index[people.age.astype(float) > 11]:
         read = Read(db/name)
         for aux in '/V', 'VT':
             start, end = qrs(read, read.of(aux))
             assert end - start > .120, (name, aux, end - start)
-        normal = read.beats[(read.beats.symbol == 'N') & (read.beats.aux == '')]['sample'].to_numpy()
+        unmarked = (read.beats.symbol == 'N') & (read.beats.aux == '')
+        normal = read.beats['sample'][unmarked].to_numpy()
         if len(normal):
             assert np.diff(qrs(read, normal)) < .115, name
 
@@ -187,7 +192,7 @@ def test_einthoven(studies):
 
 
 def test_header(studies):
-    "Checksums and first values as wfdb computes them; format, gain, rate and names as in the database."
+    "Checksums and first values as wfdb computes them; format, gain and names as in the database."
     for name in names_in(studies):
         record = wfdb.rdrecord(str(studies/name), physical=False)
         assert [total % 65536 for total in record.calc_checksum()] == record.checksum
@@ -307,7 +312,8 @@ def test_hours(shared, tmp_path):
     assert len(headers) == 39
     assert sum(header.sig_len for header in headers)/FS == pytest.approx(180, rel=.01)
     assert len({tuple(header.sig_name) for header in headers}) == 6 # the six layouts
-    assert '.14.3' in (db/'children-subject-info.csv').read_text() # with the mistakes of the original
+    # with the mistakes of the original
+    assert '.14.3' in (db/'children-subject-info.csv').read_text()
     assert np.ptp(wfdb.rdrecord(str(db/'x0027')).p_signal[:, 12]) == 0 # the flat catheter
 
 
