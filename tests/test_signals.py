@@ -1,4 +1,4 @@
-"Properties of the signal path: whatever the rates, the lengths, the offsets and the gaps, pieces equal the whole and nothing moves in time."
+"The signal path: whatever the rates, lengths, offsets and gaps, pieces equal the whole and nothing moves in time."
 import numpy as np
 import pytest
 import wfdb
@@ -15,7 +15,8 @@ from pediatric_ecg.windows.quality import quality
 from pediatric_ecg.windows.signals import apply, design, n_out, needed, overlap, process
 
 RATES = st.sampled_from([977., 360., 1000., 250., 128., 257., 500., 199.8, 2000.])
-pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword:DeprecationWarning')  # wfdb's writer on newest pandas
+# wfdb's writer on newest pandas
+pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword:DeprecationWarning')
 quick = settings(deadline=None, max_examples=15)
 
 
@@ -194,8 +195,8 @@ def test_decoder_on_real_records(shared):
 
 
 def test_decoder_names_a_file_that_shrank_after_it_was_opened(tmp_path):
-    wfdb.wrsamp('r', fs=360, units=['mV'], sig_name=['a'], d_signal=np.zeros((500, 1), int), fmt=['16'], adc_gain=[200.],
-                baseline=[0], write_dir=str(tmp_path))
+    wfdb.wrsamp('r', fs=360, units=['mV'], sig_name=['a'], d_signal=np.zeros((500, 1), int), fmt=['16'],
+                adc_gain=[200.], baseline=[0], write_dir=str(tmp_path))
     reader = Reader(tmp_path/'r')
     (tmp_path/'r.dat').write_bytes(b'\0'*600)
     with pytest.raises(DataError, match='r.dat: ends at byte 600'):

@@ -1,4 +1,4 @@
-"""Folds as promises: whoever is studied is not examined, whatever can be examined is, and nothing depends on the order of rows."""
+"""Folds as promises: whoever is studied is not examined, all that can be is, and the order of rows does not matter."""
 
 from itertools import product
 
@@ -12,7 +12,15 @@ from pediatric_ecg.core import DataError, LeakError
 from pediatric_ecg.data.databases import MITDB
 from pediatric_ecg.data.rhythms import all_segments, group
 from pediatric_ecg.splits import (
-    Fold, load_folds, save_folds, audit, evaluable, few_shot, leave_one_patient_out, patient_folds, random_folds,
+    Fold,
+    audit,
+    evaluable,
+    few_shot,
+    leave_one_patient_out,
+    load_folds,
+    patient_folds,
+    random_folds,
+    save_folds,
 )
 from pediatric_ecg.splits.folds import SIDES, fold_table, folds_hash
 from pediatric_ecg.windows import cut
