@@ -1,4 +1,7 @@
-"The network's promises: masks, independence, permutation of leads, gradients, precision, compilation, export, files, shapes."
+"""The network's promises.
+
+Masks, independence, permutation of leads, gradients, precision, compilation, export, files, shapes.
+"""
 import os
 import subprocess
 import sys
@@ -311,7 +314,7 @@ def of_another_network(run):
     (lambda run: (run/'model.safetensors').unlink(), 'model.safetensors is missing'),
     (lambda run: (run/'config.json').write_text('not json'), 'config.json does not describe'),
     (lambda run: (run/'config.json').write_text('[1]'), 'config.json does not describe'),
-    (lambda run: (run/'config.json').write_text('{"model": {"modalities": {"ecg": 1}}}'), 'config.json does not describe'),
+    (lambda run: (run/'config.json').write_text('{"model": {"n_classes": 2}}'), 'config.json does not describe'),
     (lambda run: (run/'model.safetensors').write_bytes(b'1234567890'), 'model.safetensors does not fit'),
     (cut_short, 'model.safetensors does not fit'),
     (of_another_network, 'model.safetensors does not fit'),
