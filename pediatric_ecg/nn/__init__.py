@@ -9,4 +9,5 @@ from .periodicity import Periodicity
 from .rhythmnet import RhythmNet, RhythmNetConfig, RhythmNetOutput
 from .transformer import Transformer
 
-__all__ = ['RhythmNet', 'RhythmNetConfig', 'RhythmNetOutput', 'Encoder', 'Fusion', 'Transformer', 'Periodicity', 'PEERS']
+__all__ = ['RhythmNet', 'RhythmNetConfig', 'RhythmNetOutput',
+           'Encoder', 'Fusion', 'Transformer', 'Periodicity', 'PEERS']
