@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.losses.agcacl import AGCACL, simplex, simplex_cosine
+from pediatric_ecg.losses.agcacl import AGCACL
+from pediatric_ecg.losses.geometry import simplex, simplex_cosine
 from pediatric_ecg.train.devices import in_processes
 
 PSI = ['negatives', 'anchor', 'both', 'none']

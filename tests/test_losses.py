@@ -9,10 +9,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.losses.agcacl import AGCACL, simplex
-from pediatric_ecg.losses.contrastive import BCL, PaCo, ProxyAnchor, SupCon, on_sphere, unit
+from pediatric_ecg.losses.agcacl import AGCACL
+from pediatric_ecg.losses.geometry import simplex
+from pediatric_ecg.losses.contrastive import BCL, PaCo, ProxyAnchor, SupCon, on_sphere
+from pediatric_ecg.losses.geometry import unit
 from pediatric_ecg.losses.geometry import GeometryLog, diagnose, effective_rank, minority_collapse, simplex_gap, spread
-from pediatric_ecg.losses.logits import LDAM, ClassBalanced, Focal, LogitAdjusted, check_counts, effective_weights, log_prior
+from pediatric_ecg.losses.logits import LDAM, ClassBalanced, Focal, LogitAdjusted, effective_weights, log_prior
+from pediatric_ecg.losses.geometry import check_counts
 from pediatric_ecg.losses.objectives import OBJECTIVES, make_objective
 
 counts_of = lambda C: st.lists(st.integers(1, 10**6), min_size=C, max_size=C)
