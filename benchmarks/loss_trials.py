@@ -1,6 +1,7 @@
-"""Steps within the idea of AGCACL that brought nothing and so are no part of the package; `choices.py --only losses` runs them.
+"""Steps within the idea of AGCACL that brought nothing and so are no part of the package.
 
-Importing this module puts them among the objectives: `agcacl-scheduled`, `agcacl-confused`.
+`choices.py --only losses` runs them. Importing this module puts them among the objectives:
+`agcacl-scheduled`, `agcacl-confused`.
 """
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from pediatric_ecg.losses.objectives import Objective, Registered
 
 
 class Scheduled(Objective):
-    "λ moves in a straight line, τ and 1 − m by a constant factor per epoch, each from the first to the second of its pair."
+    "λ moves in a straight line, τ and 1 − m by a constant factor per epoch, from the first to the second of a pair."
 
     def __init__(self, classify, embed, weight=(.5, .5), tau=(.1, .1), momentum=(.9, .9)):
         super().__init__(classify, embed, weight[0])
@@ -25,9 +26,9 @@ class Scheduled(Objective):
 
 
 class Confused(PatientAGCACL):
-    """ψ from confusions instead of cosines: a running mean of how often the prototypes take a window of class y for class c.
+    """ψ from confusions instead of cosines: how often the prototypes take a window of class y for class c.
 
-    For its own class a window is compared with the prototypes of the *other* patients.
+    A running mean. For its own class a window is compared with the prototypes of the *other* patients.
     """
 
     def __init__(self, *args, keep=.98, **options):

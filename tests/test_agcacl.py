@@ -49,8 +49,8 @@ def dot(a, b):
     return sum(u*v for u, v in zip(a, b))
 
 
-def naive(z, y, P, seen, counts, tau=.1, beta=.999, eta=1., phi_max=10., geometry=1., psi='negatives', weight=None, **_):
-    "The formulas of the design, one sample and one class at a time, in Python floats and float64 scalars with gradients."
+def naive(z, y, P, seen, counts, tau=.1, beta=.999, eta=1., phi_max=10., geometry=1., psi='negatives', weight=None):
+    "The formulas of the design, one sample and one class at a time: Python floats, float64 scalars with gradients."
     C, t = len(counts), -1/(len(counts) - 1)
     phi = [(1 - beta)/(1 - beta**n) if beta < 1 else 1/n for n in counts]
     phi = [min(p/(sum(phi)/C), phi_max) for p in phi]
@@ -130,7 +130,7 @@ def test_at_the_simplex_the_loss_is_known(C, psi):
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=6), st.floats(.1, 5), st.floats(0, 2),
        st.sampled_from(['negatives', 'none']), st.integers(0, 10**6))
 def test_no_placement_is_below_the_simplex_where_classes_weigh_the_same_in_total(counts, tau, size, psi, seed):
-    "The bound proved in the notebook: φ = 1/b makes the totals equal, whatever the counts; samples and prototypes anywhere."
+    "The bound of the notebook: φ = 1/b makes the totals equal, whatever the counts; samples and prototypes anywhere."
     C, g = len(counts), torch.Generator().manual_seed(seed)
     loss = ready(counts, 8, tau=tau, psi=psi, beta=1, phi_max=1e9).eval()
     loss.prototypes.copy_(F.normalize(simplex(C, 8) + size*torch.randn(C, 8, generator=g, dtype=f64)))
@@ -213,7 +213,7 @@ def test_the_gradient_derived_by_hand():
 
 
 def test_the_gradient_reaches_z_through_the_class_means():
-    "With the softmax silent (τ → ∞), what is left is the geometry term's, (2/(K n_y)) Σ_c relu(μ_y·P_c − t) P_c on the sphere."
+    "As τ → ∞ the geometry term's is left: (2/(K n_y)) Σ_c relu(μ_y·P_c − t) P_c, on the sphere."
     loss, (z, y) = ready([5, 5, 5], 4, tau=1e9).eval(), batch(9, 4, 3)
     u, P = F.normalize(z.detach()), loss.prototypes
     mu = torch.stack([u[y == c].mean(0) for c in range(3)])
@@ -283,7 +283,8 @@ def test_a_batch_of_one_and_of_none():
 
 @pytest.mark.parametrize('psi', PSI)
 def test_the_first_batch_costs_what_it_costs_a_module_whose_prototypes_are_its_means(psi):
-    (z, y), first, told = batch(12, 6, 3), AGCACL([9, 5, 2], 6, psi=psi).double(), AGCACL([9, 5, 2], 6, psi=psi).double()
+    z, y = batch(12, 6, 3)
+    first, told = AGCACL([9, 5, 2], 6, psi=psi).double(), AGCACL([9, 5, 2], 6, psi=psi).double()
     told.prototypes.copy_(torch.stack([F.normalize(F.normalize(z.detach())[y == c].mean(0), dim=0) for c in range(3)]))
     told.seen.fill_(True)
     a, b = first(z, y), told(z, y)
@@ -446,8 +447,9 @@ def test_labels_that_cannot_be_counted(labels, error, words):
 
 
 def test_its_name_says_how_it_is_set():
-    assert repr(AGCACL([9, 5, 2], 6, tau=.2)) == ("AGCACL(3 classes, dim=6, tau=0.2, momentum=0.9, beta=0.999, eta=1.0, "
-                                                  "phi_max=10.0, geometry=1.0, psi='negatives')")
+    expected = ("AGCACL(3 classes, dim=6, tau=0.2, momentum=0.9, beta=0.999, eta=1.0, phi_max=10.0, geometry=1.0, "
+                "psi='negatives')")
+    assert repr(AGCACL([9, 5, 2], 6, tau=.2)) == expected
 
 
 # ── precision ──
@@ -569,7 +571,8 @@ def test_compiles_without_graph_break(psi):
 
 @pytest.mark.parametrize('psi', PSI)
 def test_the_host_never_waits_for_the_device(psi, monkeypatch):
-    "Fake tensors have no values: whatever asks for one (item, bool, nonzero) raises. Labels are looked at on a CPU alone."
+    "Fake tensors have no values: whatever asks for one (item, bool, nonzero) raises."
+    # labels are looked at on a CPU alone
     from torch._subclasses.fake_tensor import FakeTensorMode
     monkeypatch.setattr('pediatric_ecg.losses.agcacl.check_labels', lambda y, n_classes: None)
     loss = AGCACL([9, 5, 2], 6, psi=psi)

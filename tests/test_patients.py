@@ -22,7 +22,7 @@ def gradient(value, z):
 
 
 def update(Q, seen, z, y, p, m, classes):
-    "The update, one patient and rhythm at a time, for these classes; changes Q and seen, returns the classes' prototypes."
+    "The update, one patient and one of these classes at a time; changes Q and seen, returns the classes' prototypes."
     u = F.normalize(z.detach())
     for k in range(Q.shape[0]):
         for c in classes:
