@@ -43,9 +43,10 @@ def make(seed=0, windows=300, patients=9, skill=0.6):
     probability /= probability.sum(1, keepdims=True)
     names, number = np.array(LABELS), np.arange(windows)
     subject = rng.integers(patients, size=windows).astype(str)
-    table = pd.DataFrame({"split": "patient", "repeat": 0, "fold": "f", "seed": 0, "window": number, "subject": subject})
+    table = pd.DataFrame({"split": "patient", "repeat": 0, "fold": "f", "seed": 0, "window": number})
     table = table.assign(
-        record="r" + table.subject,
+        subject=subject,
+        record=[f"r{name}" for name in subject],
         start=number * 10,
         end=number * 10 + 10,
         truth=names[target],
