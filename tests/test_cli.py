@@ -80,9 +80,9 @@ def test_a_wrong_setting_is_one_line(call, simstore, tmp_path, setting, words):
 
 
 def test_settings_of_the_command_line_reach_the_training():
-    s = cli._settings("ce", 1, 2, 7, 2, ["model.norm=group", "model.dropout=0", "batch_size=16"])
+    s = cli._settings("ce", 1, 2, 7, ["model.norm=group", "model.dropout=0", "batch_size=16"])
     config, protocol = s["config"], s["protocol"]
-    assert (config.loss, config.epochs, config.devices, config.batch_size, config.model) == ("ce", 1, 2, 16, {"norm": "group", "dropout": 0})
+    assert (config.loss, config.epochs, config.batch_size, config.model) == ("ce", 1, 16, {"norm": "group", "dropout": 0})
     assert (protocol.repeats, protocol.seed) == (2, 7)
     quick, small = _quickened(config, protocol)
     assert (quick.epochs, quick.batch_size) == (1, 16), "what is asked for goes before --quick"
