@@ -21,7 +21,9 @@ def window():
     return {m: rng.normal(size=(len(v), 250)).astype(np.float32) for m, v in LEADS.items()}
 
 
-@pytest.mark.parametrize("kw", [{}, {"normalise": "train"}, {"fusion": "mean", "cross_attention": False}, {"fusion": "late"}, {"fusion": "early"}, {"depth": 0}])
+@pytest.mark.parametrize("kw", [
+    {}, {"normalise": "train"}, {"fusion": "mean", "cross_attention": False}, {"fusion": "late"}, {"fusion": "early"},
+    {"depth": 0}])
 def test_shares_add_up_to_the_contrast(window, kw):
     "The completeness axiom, for every way of fusion."
     e = explain(network(**kw), window, target=0, against=1, steps=256)
@@ -33,7 +35,8 @@ def test_the_contrast_is_that_of_the_network(window):
     net = network()
     logits = net({m: torch.from_numpy(v)[None] for m, v in window.items()}).logits[0].detach()
     e = explain(net, window)
-    assert e.target == int(logits.argmax()) and e.contrast == pytest.approx(float(logits[e.target] - logits[e.against]), abs=1e-5)
+    assert e.target == int(logits.argmax())
+    assert e.contrast == pytest.approx(float(logits[e.target] - logits[e.against]), abs=1e-5)
     back = explain(net, window, target=e.against, against=e.target)
     for m in LEADS:
         np.testing.assert_allclose(back.shares[m], -e.shares[m], atol=1e-5)

@@ -22,7 +22,11 @@ from pediatric_ecg.train.loop import fit
 from pediatric_ecg.windows.prepare import prepare
 from pediatric_ecg.windows.views import View
 
-SMALL = dict(protocol=Protocol(folds=2, draws=50), config=TrainConfig(epochs=1, per_group=4, batch_size=8, model={"widths": (16, 16), "heads": 2, "depth": 1}))
+TINY = {"widths": (16, 16), "heads": 2, "depth": 1}
+SMALL = {
+    "protocol": Protocol(folds=2, draws=50),
+    "config": TrainConfig(epochs=1, per_group=4, batch_size=8, model=TINY),
+}
 PLAIN = Recipe([{"loss": "agcacl"}, {"loss": "ce"}, {"floor": "intervals"}], **SMALL)
 
 
@@ -52,13 +56,14 @@ def test_interrupted_and_whole_grids_are_the_same(simstore, tmp_path, monkeypatc
     same_tables(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # of Dask's own shutdown
+@pytest.mark.filterwarnings(  # of Dask's own shutdown
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_two_dask_workers_make_the_same_table(simstore, tmp_path):
     distributed = pytest.importorskip("distributed")
     experiment(simstore, tmp_path / "here", PLAIN, n_jobs=1, progress=False)
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, distributed.Client(cluster):
-        with joblib.parallel_config("dask"):
-            experiment(simstore, tmp_path / "there", PLAIN, progress=False)
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+    with cluster, distributed.Client(cluster), joblib.parallel_config("dask"):
+        experiment(simstore, tmp_path / "there", PLAIN, progress=False)
     same_tables(tmp_path / "here", tmp_path / "there")
 
 
@@ -106,11 +111,14 @@ def test_a_missing_peer_is_said_before_the_first_cell(simstore, tmp_path, monkey
 
 
 def test_permuted_labels_fall_to_chance_and_random_windows_beat_new_patients(simstore, tmp_path, capsys):
-    assert main(["experiment", str(simstore.path), "--out", str(tmp_path / "g"), "--recipe", "checks", "--quick", "--jobs", "1"]) == 0
+    out = ["--out", str(tmp_path / "g")]
+    assert main(["experiment", str(simstore.path), *out, "--recipe", "checks", "--quick", "--jobs", "1"]) == 0
     assert str(tmp_path / "g" / "results.csv") in capsys.readouterr().out
     t = pd.read_csv(tmp_path / "g/results.csv")
-    true, guess = (t[(t.permute == True) if p else t.permute.isna() & t.floor.isna()].set_index("split").macro_f1 for p in (False, True))  # noqa: E712
-    for split in ("random", "patient"):   # a guess among six rhythms scores 0.17; eight patients leave it room to be lucky, and a leak would give 0.9
+    true = t[t.permute.isna() & t.floor.isna()].set_index("split").macro_f1
+    guess = t[t.permute.notna()].set_index("split").macro_f1
+    # a guess among six rhythms scores 0.17; eight patients leave it room to be lucky, and a leak would give 0.9
+    for split in ("random", "patient"):
         assert guess[split] < 0.4 and true[split] > guess[split] + 0.1, split
     assert true["random"] > true["patient"] + 0.1
     assert set(t.floor.dropna()) == set(FLOORS)
@@ -118,7 +126,8 @@ def test_permuted_labels_fall_to_chance_and_random_windows_beat_new_patients(sim
 
 def test_no_column_of_a_finished_grid_is_lost_when_a_setting_is_added(simstore, tmp_path):
     experiment(simstore, tmp_path / "g", PLAIN, n_jobs=1, progress=False)
-    more = pd.read_csv(experiment(simstore, tmp_path / "g", replace(PLAIN, vary=[*PLAIN.vary, {"floor": "majority"}]), n_jobs=1, progress=False))
+    larger = replace(PLAIN, vary=[*PLAIN.vary, {"floor": "majority"}])
+    more = pd.read_csv(experiment(simstore, tmp_path / "g", larger, n_jobs=1, progress=False))
     assert len(more) == 4
 
 
@@ -129,7 +138,10 @@ def test_transfer_goes_from_children_to_adults(simstore):
     if not young or young == set(simstore.table.subject.astype(str)):
         with pytest.raises(DataError, match="both groups"):
             folds_of(simstore, recipe, labels)
-        simstore.manifest["patients"] = [{"subject": s, "age": 9.0 if i % 2 else 40.0, "group": ""} for i, s in enumerate(sorted(simstore.table.subject.astype(str).unique()))]
+        simstore.manifest["patients"] = []
+        for number, subject in enumerate(sorted(simstore.table.subject.astype(str).unique())):
+            age = 9.0 if number % 2 else 40.0
+            simstore.manifest["patients"].append({"subject": subject, "age": age, "group": ""})
         young = set(children(simstore))
     (fold,) = folds_of(simstore, recipe, labels)
     who = simstore.table.subject.astype(str).to_numpy()

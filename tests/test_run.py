@@ -19,20 +19,29 @@ from pediatric_ecg.experiments.run import QUICK
 from pediatric_ecg.train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = {"metrics.json", "predictions.csv", "model.safetensors", "config.json", "manifest.json", "report.html", "model_card.md"}
-KEYS = ("top1", "macro_precision", "macro_recall", "macro_f1", "macro_f2")
+FILES = {
+    "metrics.json", "predictions.csv", "model.safetensors", "config.json", "manifest.json", "report.html",
+    "model_card.md"}
 
 
 def command(*args):
     "Runs the command line as a user would; returns exit code, stdout, stderr."
-    done = subprocess.run([Path(sys.executable).with_name("pediatric-ecg"), *map(str, args)], capture_output=True, text=True, timeout=300)
+    words = [Path(sys.executable).with_name("pediatric-ecg"), *map(str, args)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout, done.stderr
 
 
 def recomputed(part, labels):
     "The five figures by scikit-learn alone."
-    t, p, kw = part.truth, part.prediction, dict(labels=labels, average="macro", zero_division=0)
-    return dict(zip(KEYS, (accuracy_score(t, p), precision_score(t, p, **kw), recall_score(t, p, **kw), fbeta_score(t, p, beta=1, **kw), fbeta_score(t, p, beta=2, **kw)), strict=True))
+    both = part.truth, part.prediction
+    macro = dict(labels=labels, average="macro", zero_division=0)
+    return {
+        "top1": accuracy_score(*both),
+        "macro_precision": precision_score(*both, **macro),
+        "macro_recall": recall_score(*both, **macro),
+        "macro_f1": fbeta_score(*both, beta=1, **macro),
+        "macro_f2": fbeta_score(*both, beta=2, **macro),
+    }
 
 
 def check_run(run, simulated):
@@ -76,23 +85,28 @@ def test_simulated(simdb, tmp_path):
 def excerpt(source, name, dest, start, stop):
     "Samples [start, stop) of a record as a record of its own, with the rhythm in force at its start."
     with wfdb_quiet():
-        r, a = wfdb.rdrecord(str(source / name), sampfrom=start, sampto=stop), wfdb.rdann(str(source / name), "atr")
-        wfdb.wrsamp(name, fs=r.fs, units=r.units, sig_name=r.sig_name, p_signal=r.p_signal, fmt=["16"] * r.n_sig, write_dir=str(dest))
-        first = [x for s, x in zip(a.sample, a.aux_note, strict=True) if x.startswith("(") and s <= max(start, a.sample[0])][-1]
-        keep = (a.sample > start) & (a.sample < stop) & (a.sample > a.sample[0])
-        wfdb.wrann(name, "atr", np.r_[0, a.sample[keep] - start], symbol=["+", *np.array(a.symbol)[keep]],
-                   aux_note=[first, *np.array(a.aux_note)[keep]], write_dir=str(dest))
+        record = wfdb.rdrecord(str(source / name), sampfrom=start, sampto=stop)
+        marks = wfdb.rdann(str(source / name), "atr")
+        sample, symbol, note = marks.sample, np.array(marks.symbol), np.array(marks.aux_note)
+        wfdb.wrsamp(name, fs=record.fs, units=record.units, sig_name=record.sig_name, p_signal=record.p_signal,
+                    fmt=["16"] * record.n_sig, write_dir=str(dest))
+        before = [n for s, n in zip(sample, note, strict=True) if n.startswith("(") and s <= max(start, sample[0])]
+        keep = (sample > start) & (sample < stop) & (sample > sample[0])
+        wfdb.wrann(name, "atr", np.r_[0, sample[keep] - start], symbol=["+", *symbol[keep]],
+                   aux_note=[before[-1], *note[keep]], write_dir=str(dest))
 
 
 def test_excerpts_of_mitdb(shared, tmp_path):
     (tmp_path / "db").mkdir()
-    for name, minutes in (("203", (0, 5)), ("210", (0, 5)), ("219", (0, 10)), ("222", (5, 20))):   # sinus rhythm and atrial fibrillation
-        excerpt(shared / "mitdb", name, tmp_path / "db", 360 * 60 * minutes[0], 360 * 60 * minutes[1])
+    minutes = {"203": (0, 5), "210": (0, 5), "219": (0, 10), "222": (5, 20)}  # sinus rhythm and atrial fibrillation
+    for name, (start, stop) in minutes.items():
+        excerpt(shared / "mitdb", name, tmp_path / "db", 360 * 60 * start, 360 * 60 * stop)
     code, _, err = command("run", tmp_path / "db", "--out", tmp_path / "run", "--quick", "--jobs", 1)
     assert code == 0, err
     metrics = check_run(tmp_path / "run", simulated=False)
     assert metrics["patient"]["n_patients"] == 4
-    assert "electrograms" in (tmp_path / "run" / "report.html").read_text(), "the two leads are no electrograms, and the report says so"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "electrograms" in page, "the two leads are no electrograms, and the report says so"
 
 
 def test_two_patients_suffice(shared, tmp_path):
@@ -123,7 +137,8 @@ def short_signal(folder):
 
 def unknown_marker(folder):
     with wfdb_quiet():
-        wfdb.wrann("x001", "atr", np.array([10, 500]), symbol=["+", "+"], aux_note=["(N", "(XYZ"], fs=977, write_dir=str(folder))
+        wfdb.wrann("x001", "atr", np.array([10, 500]), symbol=["+", "+"], aux_note=["(N", "(XYZ"], fs=977,
+                   write_dir=str(folder))
     return "(XYZ"
 
 
@@ -214,8 +229,8 @@ def finished(simstore, tmp_path_factory):
 def test_what_is_written_is_what_is_read(finished, tmp_path):
     "Reading a run and writing its parts elsewhere gives the same values, and the same manifest to the byte."
     one, two = RunFolder.open(finished), RunFolder(tmp_path / "copy")
-    parts = {name: getattr(one, name) for name in ("metrics", "manifest", "predictions", "similarity", "history", "examples")}
-    two.write(**parts)
+    names = ("metrics", "manifest", "predictions", "similarity", "history", "examples")
+    two.write(**{name: getattr(one, name) for name in names})
     for name in ("manifest.json", "metrics.json", "predictions.csv", "similarity.json", "examples.npz"):
         assert (tmp_path / "copy" / name).read_bytes() == (finished / name).read_bytes(), name
     pd.testing.assert_frame_equal(two.history, one.history)
@@ -224,18 +239,24 @@ def test_what_is_written_is_what_is_read(finished, tmp_path):
 def test_the_manifest_has_the_names_that_readers_rely_on(finished):
     manifest = json.loads((finished / "manifest.json").read_text())
     assert list(manifest) == [
-        "preprocess", "modalities", "title", "simulated", "quick", "notes", "versions", "git", "database", "protocol", "audit",
-        "corrections", "seeds", "folds_hash", "store", "elapsed_s", "data_sha256", "cohort", "windows"]
+        "preprocess", "modalities", "title", "simulated", "quick", "notes", "versions", "git", "database",
+        "protocol", "audit", "corrections", "seeds", "folds_hash", "store", "elapsed_s", "data_sha256", "cohort",
+        "windows"]
     assert list(manifest["cohort"][0]) == ["label", "windows", "patients", "scored"]
     assert list(manifest["windows"]) == ["seconds", "n", "patients", "stride", "label", "grouping"]
     assert list(manifest["database"]) == ["name", "title", "citation", "licence"]
 
 
 @pytest.mark.parametrize(("name", "content", "words"), [
-    ("manifest.json", "{", "not readable as JSON"), ("manifest.json", "[1]", "names and values"),
-    ("manifest.json", '{"cohort": [{"label": "N"}]}', "cohort is damaged"), ("manifest.json", '{"cohort": 5}', "cohort is damaged"),
-    ("manifest.json", '{"protocol": {"draws": 0}}', "draws must be at least 1"), ("predictions.csv", "", "not readable as a table"),
-    ("predictions.csv", "a,b\n1,2\n", "has no column 'split'"), ("predictions.csv", None, "missing"), ("manifest.json", None, "missing")])
+    ("manifest.json", "{", "not readable as JSON"),
+    ("manifest.json", "[1]", "names and values"),
+    ("manifest.json", '{"cohort": [{"label": "N"}]}', "cohort is damaged"),
+    ("manifest.json", '{"cohort": 5}', "cohort is damaged"),
+    ("manifest.json", '{"protocol": {"draws": 0}}', "draws must be at least 1"),
+    ("manifest.json", None, "missing"),
+    ("predictions.csv", "", "not readable as a table"),
+    ("predictions.csv", "a,b\n1,2\n", "has no column 'split'"),
+    ("predictions.csv", None, "missing")])
 def test_a_damaged_run_is_refused_in_one_line(finished, tmp_path, name, content, words):
     shutil.copytree(finished, tmp_path / "run")
     if content is None:
