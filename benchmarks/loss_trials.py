@@ -5,13 +5,12 @@ Importing this module puts them among the objectives: `agcacl-scheduled`, `agcac
 import torch
 from torch import nn
 
-from pediatric_ecg.losses import objectives
-from pediatric_ecg.losses.logits import LogitAdjusted
-from pediatric_ecg.losses.agcacl_patients import PatientAGCACL
+from pediatric_ecg.losses import OBJECTIVES, LogitAdjusted, PatientAGCACL
+from pediatric_ecg.losses.objectives import Objective, Registered
 
 
-class Scheduled(objectives.Objective):
-    "λ moves in a straight line, τ and 1 − m by a constant factor an epoch, each from the first to the second of its pair."
+class Scheduled(Objective):
+    "λ moves in a straight line, τ and 1 − m by a constant factor per epoch, each from the first to the second of its pair."
 
     def __init__(self, classify, embed, weight=(.5, .5), tau=(.1, .1), momentum=(.9, .9)):
         super().__init__(classify, embed, weight[0])
@@ -26,31 +25,42 @@ class Scheduled(objectives.Objective):
 
 
 class Confused(PatientAGCACL):
-    "ψ from confusions instead of cosines: how often the prototypes of the *other* patients take a window of class y for class c, a running mean."
+    """ψ from confusions instead of cosines: a running mean of how often the prototypes take a window of class y for class c.
 
-    def __init__(self, *args, keep=.98, **kw):
-        super().__init__(*args, **kw)
+    For its own class a window is compared with the prototypes of the *other* patients.
+    """
+
+    def __init__(self, *args, keep=.98, **options):
+        super().__init__(*args, **options)
         self.keep = keep
         self.register_buffer('confusion', torch.zeros(self.n_classes, self.n_classes))
 
-    def hardness(self): return self.confusion*(self._others & self.seen & self.seen[:, None])
+    def hardness(self):
+        return self.confusion*(self._others & self.seen & self.seen[:, None])
 
-    def forward(self, z, y, weight=None, patient=None):
-        if self.training: self._count(nn.functional.normalize(z.detach(), dim=1), y, patient)
-        return super().forward(z, y, weight, patient)
-
-    def _count(self, u, y, patient):
-        P = self.prototypes.clone()
-        cos = (u @ P.T).scatter_(1, y[:, None], (u*self._drawn_to(P, y, patient)).sum(1, keepdim=True))
-        each = nn.functional.one_hot(y, self.n_classes).to(u.dtype)
-        n, sums = each.sum(0), each.T @ (cos/self.tau).masked_fill(~self.seen, -1e4).softmax(1)
-        ok = (n > 0) & self.seen
-        self.confusion[ok] = torch.lerp(sums/n.clamp_min(1)[:, None], self.confusion, self.keep)[ok]
-
-
-def _scheduled(counts, dim, patients=0, **kw): return Scheduled(LogitAdjusted(counts, .5), PatientAGCACL(counts, dim, patients), **kw)
-def _confused(counts, dim, patients=0, **kw): return objectives.Objective(LogitAdjusted(counts, .5), Confused(counts, dim, patients, **kw))
+    @torch.no_grad()
+    def follow(self, batch):
+        "What the prototypes say of this batch goes into the running mean before the loss."
+        y, known = batch.y, self.seen
+        each = nn.functional.one_hot(y, self.n_classes).to(batch.u.dtype)
+        logits = self.cosines(batch, self.prototypes.clone())/self.tau
+        n, sums = each.sum(0), each.T @ logits.masked_fill(~known, -1e4).softmax(1)
+        present = (n > 0) & known
+        self.confusion[present] = torch.lerp(sums/n.clamp_min(1)[:, None], self.confusion, self.keep)[present]
+        return super().follow(batch)
 
 
-objectives.OBJECTIVES |= {'agcacl-scheduled': _scheduled, 'agcacl-confused': _confused}
-objectives.BY_PATIENT = tuple(dict.fromkeys((*objectives.BY_PATIENT, 'agcacl-scheduled', 'agcacl-confused')))
+def _scheduled(counts, dim, patients=0, **options):
+    return Scheduled(LogitAdjusted(counts, .5), PatientAGCACL(counts, dim, patients), **options)
+
+
+def _confused(counts, dim, patients=0, **options):
+    return Objective(LogitAdjusted(counts, .5), Confused(counts, dim, patients, **options))
+
+
+OBJECTIVES.update({
+    'agcacl-scheduled': Registered(
+        _scheduled, 'AGCACL with λ, τ and m on a schedule', uses_counts=True, uses_patients=True, compared=False),
+    'agcacl-confused': Registered(
+        _confused, 'AGCACL with ψ from confusions', uses_counts=True, uses_patients=True, compared=False),
+})

@@ -15,11 +15,11 @@ import torch
 from _results import record, versions
 from pytorch_metric_learning import losses as pml
 
-from pediatric_ecg.losses.agcacl import AGCACL
-from pediatric_ecg.losses.contrastive import BCL, PaCo
-from pediatric_ecg.losses.agcacl_patients import PatientAGCACL
+from pediatric_ecg.losses import AGCACL, BCL, PaCo, PatientAGCACL
 
 DIM, PATIENTS = 128, 30
+UNIT = 'ms forward+backward'
+NAMES = ['AGCACL', 'patients', 'CE', 'ProxyAnchor', 'BCL', 'PaCo', 'SupCon', 'Circle']
 
 
 def long_tail(n_classes: int, n: int, seed: int):
@@ -30,57 +30,94 @@ def long_tail(n_classes: int, n: int, seed: int):
 
 def rivals(counts, device) -> dict:
     "Name → a function of (z, y) that returns the loss; each in training mode."
-    C, proxy, circle, supcon = len(counts), pml.ProxyAnchorLoss(len(counts), DIM), pml.CircleLoss(), pml.SupConLoss(temperature=.1)
-    head, paco = torch.nn.Linear(DIM, C), PaCo(counts, DIM)
-    fs = {'AGCACL': AGCACL(counts, DIM), 'BCL': BCL(counts, DIM), 'ProxyAnchor': proxy, 'SupCon': supcon, 'Circle': circle}
-    patients, who = PatientAGCACL(counts, DIM, PATIENTS), torch.arange(1024, device=device) % PATIENTS
-    for f in [*fs.values(), head, paco, patients]: f.to(device)
-    return {**fs, 'patients': lambda z, y: patients(z, y, patient=who[:len(y)]), 'CE': lambda z, y: torch.nn.functional.cross_entropy(head(z.float()), y),
-            'PaCo': lambda z, y: paco(head(z.float()), z, y)}
+    n_classes = len(counts)
+    head, paco, by_patient = torch.nn.Linear(DIM, n_classes), PaCo(counts, DIM), PatientAGCACL(counts, DIM, PATIENTS)
+    patient = torch.arange(1024, device=device) % PATIENTS
+    losses = {
+        'AGCACL': AGCACL(counts, DIM),
+        'BCL': BCL(counts, DIM),
+        'ProxyAnchor': pml.ProxyAnchorLoss(n_classes, DIM),
+        'SupCon': pml.SupConLoss(temperature=.1),
+        'Circle': pml.CircleLoss(),
+    }
+    for loss in [*losses.values(), head, paco, by_patient]:
+        loss.to(device)
+
+    def cross_entropy(z, y):
+        return torch.nn.functional.cross_entropy(head(z.float()), y)
+
+    def patients(z, y):
+        return by_patient(z, y, patient=patient[:len(y)])
+
+    def with_logits(z, y):
+        return paco(head(z.float()), z, y)
+
+    return {**losses, 'patients': patients, 'CE': cross_entropy, 'PaCo': with_logits}
 
 
-def step(f, z, y, sync):
+def step(loss, z, y, wait) -> float:
     "Seconds of one forward and backward."
     clock = time.perf_counter if z.is_cuda else time.process_time
     z = z.detach().requires_grad_()
-    sync(); t = clock()
-    f(z, y).backward()
-    sync(); return clock() - t
+    wait()
+    start = clock()
+    loss(z, y).backward()
+    wait()
+    return clock() - start
 
 
 def measure(n_classes: int, batch: int, turns: int, device: str) -> dict[str, float]:
     "Median milliseconds of each loss."
     counts, y = long_tail(n_classes, batch, seed=batch)
     torch.manual_seed(0)
-    z, y = torch.randn(batch, DIM, device=device, dtype=torch.bfloat16 if device == 'cuda' else torch.float32), y.to(device)
-    sync = torch.cuda.synchronize if device == 'cuda' else lambda: None
-    fs = rivals(counts, device)
-    for f in fs.values(): step(f, z, y, sync); step(f, z, y, sync)
-    times = {k: [] for k in fs}
+    z = torch.randn(batch, DIM, device=device, dtype=torch.bfloat16 if device == 'cuda' else torch.float32)
+    y = y.to(device)
+    wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
+    losses = rivals(counts, device)
+    for loss in losses.values():
+        step(loss, z, y, wait)
+        step(loss, z, y, wait)
+    times = {name: [] for name in losses}
     for _ in range(turns):
-        for k, f in fs.items(): times[k] += [step(f, z, y, sync) for _ in range(3)][1:]
-    return {k: 1e3*statistics.median(v) for k, v in times.items()}
+        for name, loss in losses.items():
+            times[name] += [step(loss, z, y, wait) for _ in range(3)][1:]
+    return {name: 1e3*statistics.median(values) for name, values in times.items()}
+
+
+def record_rows(ms: dict[str, float], n_classes: int, batch: int, where: str, found: dict) -> None:
+    "Ours beside ProxyAnchor at every size, beside SupCon at a batch of 256."
+    at = f'C {n_classes}, B {batch}{where}'
+    rows = [
+        ('AGCACL', 'AGCACL', 'ProxyAnchor', 1),
+        ('PatientAGCACL', 'patients', 'ProxyAnchor', 1),
+    ]
+    if batch == 256:
+        rows.append(('AGCACL', 'AGCACL', 'SupCon', .3))
+    for title, ours, peer, target in rows:
+        record(f'{title} vs {peer}, {at}', ms[ours], ms[peer], target, 'lower', UNIT,
+               f'pytorch-metric-learning {peer}Loss', found)
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--quick', action='store_true', help='fewer turns, nothing recorded')
-    p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    a = p.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--quick', action='store_true', help='fewer turns, nothing recorded')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    v = versions('torch', 'pytorch-metric-learning') | {'threads': str(torch.get_num_threads()), 'device': a.device}
-    names = ['AGCACL', 'patients', 'CE', 'ProxyAnchor', 'BCL', 'PaCo', 'SupCon', 'Circle']
-    print(json.dumps(v)); print('median ms    C     B ' + ''.join(f'{n:>12s}' for n in names))
-    on = '' if a.device == 'cpu' else f' {a.device} bf16'
-    for C in (9, 100):
-        for B in (64, 128, 256, 512, 1024):
-            ms = measure(C, B, 3 if a.quick else 30 if B < 512 else 12, a.device)
-            print(f'          {C:4d} {B:5d} ' + ''.join(f'{ms[n]:12.3f}' for n in names), flush=True)
-            if a.quick: continue
-            at = f'C {C}, B {B}{on}'
-            record(f'AGCACL vs ProxyAnchor, {at}', ms['AGCACL'], ms['ProxyAnchor'], 1, 'lower', 'ms forward+backward', 'pytorch-metric-learning ProxyAnchorLoss', v)
-            record(f'PatientAGCACL vs ProxyAnchor, {at}', ms['patients'], ms['ProxyAnchor'], 1, 'lower', 'ms forward+backward', 'pytorch-metric-learning ProxyAnchorLoss', v)
-            if B == 512: record(f'AGCACL vs SupCon, {at}', ms['AGCACL'], ms['SupCon'], .1, 'lower', 'ms forward+backward', 'pytorch-metric-learning SupConLoss', v)
+    found = versions('torch', 'pytorch-metric-learning')
+    found |= {'threads': str(torch.get_num_threads()), 'device': options.device}
+    print(json.dumps(found))
+    print('median ms    C     B ' + ''.join(f'{name:>12s}' for name in NAMES))
+    where = '' if options.device == 'cpu' else f' {options.device} bf16'
+    for n_classes in (9, 100):
+        for batch in (32, 64, 128, 256, 512, 1024):
+            turns = 3 if options.quick else 30 if batch < 512 else 12
+            ms = measure(n_classes, batch, turns, options.device)
+            row = ''.join(f'{ms[name]:12.3f}' for name in NAMES)
+            print(f'          {n_classes:4d} {batch:5d} {row}', flush=True)
+            if not options.quick:
+                record_rows(ms, n_classes, batch, where, found)
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()
