@@ -1,11 +1,12 @@
 """The comparison behind the network's and the training's defaults, on validation patients alone.
 
-    python benchmarks/choices.py STORE [--only NAME …] [--out nbs/results/choices.csv]     (about three minutes of one core a setting)
+    python benchmarks/choices.py STORE [--only NAME …] [--out nbs/results/choices.csv]
     python benchmarks/choices.py STORE --only losses --out nbs/results/choices-losses.csv
 
-STORE is the window store of mitdb (`pediatric-ecg prepare`). The folds, epochs and windows are those of the study protocol; each
-setting is trained on the training patients of three repeats of three grouped folds, to the last epoch, and scored on the *validation*
-patients of the same fold. Test patients are not read. Prints and writes macro-F1 over the pooled validation windows, its mean over
+About three minutes of one core per setting. STORE is the window store of mitdb (`pediatric-ecg prepare`).
+The folds, epochs and windows are those of the study protocol; each setting is trained on the training patients
+of three repeats of three grouped folds, to the last epoch, and scored on the *validation* patients of the same
+fold. Test patients are not read. Prints and writes macro-F1 over the pooled validation windows, its mean over
 folds, top-1 and the CPU seconds of a training. Settings that are on file are not repeated.
 """
 import argparse
@@ -20,12 +21,12 @@ import pandas as pd
 import torch
 from sklearn.metrics import f1_score
 
-from pediatric_ecg.windows.views import View
+from pediatric_ecg.experiments.recipes import STUDY, configure
 from pediatric_ecg.experiments.run import make_folds, scored_labels
-from pediatric_ecg.experiments.grid import STUDY, configure
-from pediatric_ecg.core import write_text
+from pediatric_ecg.experiments.run_folder import write_csv
 from pediatric_ecg.train.loop import fit, predict
 from pediatric_ecg.windows.store import WindowStore
+from pediatric_ecg.windows.views import View
 
 FINE = {'model.widths': (32, 48, 64), 'model.stem_kernel': 24, 'model.stem_stride': 8, 'model.kernel': 5}
 SETTINGS = {
@@ -37,7 +38,8 @@ SETTINGS = {
     'no periodicity block': {'model.periodicity': False},
     'cross-entropy': {'loss': 'ce'},
     '40 windows a patient and rhythm': {'per_group': 40},
-    'stronger augmentation': {'augment': {'scale': .5, 'noise': .2, 'wander': .4, 'drop_lead': .2, 'drop_modality': .2}},
+    'stronger augmentation': {
+        'augment': {'scale': .5, 'noise': .2, 'wander': .4, 'drop_lead': .2, 'drop_modality': .2}},
     'no augmentation': {'augment': {'enabled': False}},
     'smaller steps, more decay': {'lr': 1e-3, 'weight_decay': .1},
     'the neighbouring windows too': {'context': True},
@@ -69,89 +71,144 @@ class Context(View):
     def __init__(self, store):
         super().__init__(store)
         self.seconds = 3*store.seconds
-        t = store.table
-        at = {(r, s): i for i, (r, s) in enumerate(zip(t.record, t.start))}
-        length = t.end - t.start
-        self.sides = [np.array([at.get(k, -1) for k in zip(t.record, t.start + sign*length)]) for sign in (-1, 1)]
+        table = store.table
+        length = table.end - table.start
+        at = {place: row for row, place in enumerate(zip(table.record, table.start))}
+        self.sides = []
+        for sign in (-1, 1):
+            neighbours = zip(table.record, table.start + sign*length)
+            self.sides.append(np.array([at.get(place, -1) for place in neighbours]))
 
     def batch(self, rows):
-        rows, (x, present) = np.asarray(rows), super().batch(rows)
+        rows, (signals, present) = np.asarray(rows), super().batch(rows)
         left, right = (self._neighbour(side[rows], rows) for side in self.sides)
-        return {m: np.concatenate([left[m], x[m], right[m]], -1).astype(np.float32) for m in x}, present
+        whole = {}
+        for modality, signal in signals.items():
+            parts = [left[modality], signal, right[modality]]
+            whole[modality] = np.concatenate(parts, -1).astype(np.float32)
+        return whole, present
 
     def _neighbour(self, side, rows):
-        x, _ = super().batch(np.where(side < 0, rows, side))
-        return {m: v*(side >= 0)[:, None, None] for m, v in x.items()}
+        there = (side >= 0)[:, None, None]
+        signals, _ = super().batch(np.where(side < 0, rows, side))
+        return {modality: signal*there for modality, signal in signals.items()}
 
 
-def filtered(x, present, fs, rng, seconds=.1):
+def filtered(signals, present, fs, random_state, seconds=.1):
     "Each lead mixed, by chance, with itself through a random filter: another shape, the same intervals."
-    def worse(v):
-        filters = rng.standard_normal((*v.shape[:2], 2*round(seconds*fs/2) + 1))
-        other = np.fft.irfft(np.fft.rfft(v)*np.fft.rfft(filters, v.shape[-1]), v.shape[-1])
-        share = rng.random((*v.shape[:2], 1))
-        return ((1 - share)*v + share*other*v.std(-1, keepdims=True)/np.maximum(other.std(-1, keepdims=True), 1e-6)).astype(np.float32)
-    return {m: worse(v) for m, v in x.items()}, present
+
+    def worse(signal):
+        length = signal.shape[-1]
+        filters = random_state.standard_normal((*signal.shape[:2], 2*round(seconds*fs/2) + 1))
+        other = np.fft.irfft(np.fft.rfft(signal)*np.fft.rfft(filters, length), length)
+        share = random_state.random((*signal.shape[:2], 1))
+        deviation = np.maximum(other.std(-1, keepdims=True), 1e-6)
+        return ((1 - share)*signal + share*other*signal.std(-1, keepdims=True)/deviation).astype(np.float32)
+
+    return {modality: worse(signal) for modality, signal in signals.items()}, present
 
 
-def flipped(x, present, fs, rng):
+def flipped(signals, present, fs, random_state):
     "Each lead upside down, or not."
-    return {m: v*rng.choice(np.float32([-1, 1]), (*v.shape[:2], 1)) for m, v in x.items()}, present
+    turned = {}
+    for modality, signal in signals.items():
+        turned[modality] = signal*random_state.choice(np.float32([-1, 1]), (*signal.shape[:2], 1))
+    return turned, present
 
 
-def stretched(x, present, fs, rng, most=.15):
+def stretched(signals, present, fs, random_state, most=.15):
     "Each window up to `most` faster or slower about its middle, the same in all leads; the edge is repeated."
-    n = next(iter(x.values()))
-    at = np.clip((np.arange(n.shape[-1]) - n.shape[-1]/2)*np.exp(rng.uniform(-most, most, (len(n), 1))) + n.shape[-1]/2, 0, n.shape[-1] - 1)
-    return {m: np.stack([[np.interp(t, np.arange(v.shape[-1]), lead) for lead in w] for t, w in zip(at, v)]).astype(np.float32) for m, v in x.items()}, present
+    first = next(iter(signals.values()))
+    samples = np.arange(first.shape[-1])
+    middle = first.shape[-1]/2
+    rate = np.exp(random_state.uniform(-most, most, (len(first), 1)))
+    at = np.clip((samples - middle)*rate + middle, 0, first.shape[-1] - 1)
+    changed = {}
+    for modality, signal in signals.items():
+        windows = []
+        for places, window in zip(at, signal):
+            windows.append([np.interp(places, np.arange(signal.shape[-1]), lead) for lead in window])
+        changed[modality] = np.array(windows).astype(np.float32)
+    return changed, present
 
 
-CHANGES = {f.__name__: f for f in (filtered, flipped, stretched)}
+CHANGES = {change.__name__: change for change in (filtered, flipped, stretched)}
 
 
 def trial(path, fold, labels, config, context, change, seed):
-    "Truth and prediction of the fold's validation windows, and the CPU seconds of the training, whose windows alone are changed."
-    assert loss_trials.Scheduled   # so that the process of a trial imports them too
+    """Truth and prediction of the fold's validation windows, and the CPU seconds of the training.
+
+    The windows of the training alone are changed."""
+    assert loss_trials.Scheduled  # so that the process of a trial imports them too
     torch.set_num_threads(1)
     store = WindowStore(path)
-    store = Context(store) if context else store
+    if context:
+        store = Context(store)
+    training = View(store, change=CHANGES[change], seed=seed) if change else store
     start = time.process_time()
-    model = fit(View(store, change=CHANGES[change], seed=seed) if change else store, replace(fold, valid=[]), labels, config, seed).model   # nothing to choose by: the last epoch
+    without_valid = replace(fold, valid=[])  # nothing to choose by: the last epoch
+    model = fit(training, without_valid, labels, config, seed).model
     seconds = time.process_time() - start
     truth = store.table['label'].to_numpy()[fold.valid]
     keep = np.isin(truth, labels)
-    return truth[keep], np.array(labels)[predict(model, store, fold.valid[keep]).argmax(1)], seconds
+    predicted = np.array(labels)[predict(model, store, fold.valid[keep]).argmax(1)]
+    return truth[keep], predicted, seconds
+
+
+def macro_f1(truth, predicted, among):
+    return f1_score(truth, predicted, labels=among, average='macro', zero_division=0)
 
 
 def scored(trials, labels):
-    f1 = lambda t, p, among: f1_score(t, p, labels=among, average='macro', zero_division=0)
-    truth, guess = (np.concatenate([t[i] for t in trials]) for i in (0, 1))
-    return {'macro_f1': f1(truth, guess, labels), 'mean_of_folds': np.mean([f1(t, p, np.unique(t)) for t, p, _ in trials]),
-            'top1': (truth == guess).mean(), 'cpu_seconds': np.mean([s for *_, s in trials])}
+    "The figures of a setting over its folds."
+    truth, predicted = (np.concatenate([part[side] for part in trials]) for side in (0, 1))
+    of_folds = [macro_f1(of_fold, guess, np.unique(of_fold)) for of_fold, guess, _ in trials]
+    return {
+        'macro_f1': macro_f1(truth, predicted, labels),
+        'mean_of_folds': np.mean(of_folds),
+        'top1': (truth == predicted).mean(),
+        'cpu_seconds': np.mean([seconds for _, _, seconds in trials]),
+    }
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('store')
+    parser.add_argument(
+        '--only', nargs='*', default=list(SETTINGS), help='names of settings, or losses for those of the losses')
+    parser.add_argument('--out', default='nbs/results/choices.csv', type=Path)
+    given = parser.parse_args()
+    if given.only == ['losses']:
+        given.only = list(LOSSES)
+    unknown = sorted(set(given.only) - set(SETTINGS | LOSSES))
+    if unknown:
+        known = ', '.join(SETTINGS | LOSSES)
+        raise SystemExit(f'choices: no setting {unknown[0]!r}; there are {known}')
+    return given
 
 
 def main():
-    a = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    a.add_argument('store')
-    a.add_argument('--only', nargs='*', default=list(SETTINGS), help='names of settings, or losses for those of the losses')
-    a.add_argument('--out', default='nbs/results/choices.csv', type=Path)
-    a = a.parse_args()
-    store, protocol = WindowStore(a.store), replace(STUDY['protocol'], repeats=3)
+    given = arguments()
+    store, protocol = WindowStore(given.store), replace(STUDY['protocol'], repeats=3)
     labels = scored_labels(store, protocol)
-    folds = [f for f in make_folds(store.table, labels, protocol) if f.split == 'patient']
-    known = SETTINGS | LOSSES
-    if a.only == ['losses']: a.only = list(LOSSES)
-    if unknown := set(a.only) - set(known): raise SystemExit(f'choices: no setting {sorted(unknown)[0]!r}; there are {", ".join(known)}')
-    done = pd.read_csv(a.out).to_dict('records') if a.out.exists() else []
-    for name in (n for n in a.only if n not in {r['setting'] for r in done}):
-        setting = dict(known[name])
+    folds = [fold for fold in make_folds(store.table, labels, protocol) if fold.split == 'patient']
+    done = pd.read_csv(given.out).to_dict('records') if given.out.exists() else []
+    on_file = {row['setting'] for row in done}
+    for name in given.only:
+        if name in on_file:
+            continue
+        setting = dict((SETTINGS | LOSSES)[name])
         context, change = setting.pop('context', False), setting.pop('change', None)
         config, _ = configure(STUDY['config'], setting)
-        trials = joblib.Parallel(n_jobs=-1)(joblib.delayed(trial)(store.path, f, labels, config, context, change, f.repeat) for f in folds)
-        done.append({'setting': name, **scored(trials, labels)})
-        print({k: v if isinstance(v, str) else round(float(v), 3) for k, v in done[-1].items()}, flush=True)
-        a.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(a.out, pd.DataFrame(done).to_csv(index=False).rstrip())
+        jobs = []
+        for fold in folds:
+            jobs.append(joblib.delayed(trial)(store.path, fold, labels, config, context, change, fold.repeat))
+        row = {'setting': name, **scored(joblib.Parallel(n_jobs=-1)(jobs), labels)}
+        done.append(row)
+        print({key: value if key == 'setting' else round(float(value), 3) for key, value in row.items()}, flush=True)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(given.out, pd.DataFrame(done))
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

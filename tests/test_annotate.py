@@ -1,4 +1,4 @@
-"""Annotating a record: the same signals as in training, segments that tile the record, a file others can read, memory that stays flat."""
+"""Annotating: the same signals as in training, segments that tile the record, a file others can read, flat memory."""
 import json
 import shutil
 
@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg import cli
-from pediatric_ecg.annotate import annotate, smooth, to_segments, windows_of
-from pediatric_ecg.data.databases import LEIPZIG
+from pediatric_ecg.annotate import annotate, smooth_rhythms, to_segments, windows_of
 from pediatric_ecg.core import DataError, wfdb_quiet
+from pediatric_ecg.data.databases import LEIPZIG
+from pediatric_ecg.data.headers import read_header
+from pediatric_ecg.data.records import lead_slots, read_signals, record_paths
 from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
-from pediatric_ecg.data.records import lead_slots, read_signals, record_paths, read_header
 from pediatric_ecg.windows.signals import Preprocess
 
 CLASSES = ["N", "/A", "/V", "AVRT", "AVNRT"]
@@ -27,7 +28,8 @@ def run(tmp_path_factory):
     "A run folder with random weights: it knows nothing, which is all these tests need."
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("run")
-    model = RhythmNet(RhythmNetConfig(modalities={m: list(v) for m, v in LEIPZIG.modalities.items()}, n_classes=len(CLASSES), seconds=2.0))
+    leads = {modality: list(names) for modality, names in LEIPZIG.modalities.items()}
+    model = RhythmNet(RhythmNetConfig(modalities=leads, n_classes=len(CLASSES), seconds=2.0))
     extra = {"classes": CLASSES, "seconds": 2.0, "preprocess": PRE.to_dict(), "database": json.loads(LEIPZIG.to_json())}
     model.save(folder, extra)
     return folder
@@ -37,7 +39,9 @@ def write(folder, signals, names, name="r1", fs=977):
     "A WFDB record without annotations."
     folder.mkdir(parents=True, exist_ok=True)
     with wfdb_quiet():
-        wfdb.wrsamp(name, fs=fs, units=["mV"] * len(names), sig_name=names, p_signal=signals, fmt=["24"] * len(names), adc_gain=[2000] * len(names), baseline=[0] * len(names), write_dir=str(folder))
+        n = len(names)
+        wfdb.wrsamp(name, fs=fs, units=["mV"] * n, sig_name=names, p_signal=signals, fmt=["24"] * n,
+                    adc_gain=[2000] * n, baseline=[0] * n, write_dir=str(folder))
     return folder / name
 
 
@@ -63,7 +67,7 @@ def test_segments_tile_the_record(steps, classes, seed, gaps):
     p = rng.dirichlet(np.full(classes, 0.3), steps)
     if gaps:
         p[rng.random(steps) < 0.3] = np.nan
-    path, post = smooth(p, 1.0, 2.0)
+    path, post = smooth_rhythms(p, 1.0, 2.0)
     np.testing.assert_allclose(post.sum(1), 1, atol=1e-9)
     total = steps + 1.0
     t = to_segments(np.where(np.isnan(p[:, 0]), -1, path), post, [f"c{i}" for i in range(classes)], 1.0, 2.0, total)
@@ -108,7 +112,8 @@ def test_a_temperature_changes_confidence_not_the_answer_of_a_window(run, simdb,
     pd.testing.assert_frame_equal(other[names], as_given[names])
     assert ((other.probability > as_given.probability) == (temperature < 1)).all()
     smoothed = [annotate(r, record, tmp_path / "out").segments for r in (run, tempered)]
-    assert smoothed[0].start_s.tolist() != smoothed[1].start_s.tolist() or not np.allclose(smoothed[0].probability, smoothed[1].probability)
+    one, two = smoothed
+    assert one.start_s.tolist() != two.start_s.tolist() or not np.allclose(one.probability, two.probability)
 
 
 def test_leads_in_another_order_and_missing(run, simdb, tmp_path):
@@ -139,7 +144,8 @@ def test_a_dead_stretch_becomes_unusable(run, tmp_path):
     x[20 * fs : 40 * fs] = 0
     found = annotate(run, write(tmp_path / "a", x, list(LEIPZIG.modalities["ecg"])), tmp_path / "out")
     dead = found.segments[found.segments.rhythm == ""]
-    assert len(dead) == 1 and abs(dead.start_s.iloc[0] - 20) <= 1.5 and abs(dead.end_s.iloc[0] - 40) <= 1.5 and dead.probability.isna().all()
+    assert len(dead) == 1 and dead.probability.isna().all()
+    assert abs(dead.start_s.iloc[0] - 20) <= 1.5 and abs(dead.end_s.iloc[0] - 40) <= 1.5
     with wfdb_quiet():
         back = wfdb.rdann(str(tmp_path / "out" / "r1"), "rhy")
     assert back.symbol.count("~") == 2
@@ -151,8 +157,13 @@ def test_bad_input_is_one_clear_line(run, simdb, tmp_path, capfd):
     flat = write(tmp_path / "flat", np.zeros((5000, 2)), ["I", "II"])
     short = write(tmp_path / "short", np.random.default_rng(0).normal(size=(500, 2)), ["I", "II"])
     other = write(tmp_path / "other", np.random.default_rng(0).normal(size=(5000, 1)), ["ABP"])
-    cases = [(run, tmp_path / "none", "none.hea"), (run, flat, "no lead carries a signal"), (run, short, "shorter than one window"),
-             (run, other, "ABP"), (tmp_path, record, "config.json")]
+    cases = [
+        (run, tmp_path / "none", "none.hea"),
+        (run, flat, "no lead carries a signal"),
+        (run, short, "shorter than one window"),
+        (run, other, "ABP"),
+        (tmp_path, record, "config.json"),
+    ]
     for folder, path, words in cases:
         with pytest.raises(ValueError, match=words):
             annotate(folder, path, tmp_path / "out")
@@ -171,5 +182,8 @@ def test_a_stride_that_skips_is_refused(run, simdb, tmp_path, stride):
 def test_memory_does_not_grow_with_the_record(simdb):
     "The largest block is the same however long the record is."
     record = record_paths(simdb, LEIPZIG)[0]
-    sizes = {s: max(sum(v.nbytes for v in x.values()) for x, _ in windows_of(record, LEIPZIG, PRE, 2.0, 1.0, block_seconds=s)) for s in (10.0, 20.0)}
+    sizes = {}
+    for seconds in (10.0, 20.0):
+        blocks = windows_of(record, LEIPZIG, PRE, 2.0, 1.0, block_seconds=seconds)
+        sizes[seconds] = max(sum(v.nbytes for v in signals.values()) for signals, _ in blocks)
     assert sizes[20.0] == 2 * sizes[10.0]

@@ -7,8 +7,11 @@ import sys
 import pytest
 
 from pediatric_ecg import cli
-from pediatric_ecg.experiments.run import QUICK, _quickened
+from pediatric_ecg.experiments import RECIPES, Protocol
+from pediatric_ecg.experiments.run import QUICK
+from pediatric_ecg.losses.objectives import OBJECTIVES
 from pediatric_ecg.report.example import made_up_run
+from pediatric_ecg.train.config import TrainConfig
 
 COMMANDS = "simulate download check prepare train run evaluate report annotate experiment".split()
 
@@ -53,7 +56,12 @@ def test_every_command_has_help(call, command):
 
 
 def test_help_lists_the_commands_and_loads_nothing_heavy():
-    script = "import sys; from pediatric_ecg.cli import main; code = main(['--help']); print(code, [m for m in ('torch', 'wfdb', 'pandas', 'matplotlib', 'scipy') if m in sys.modules])"
+    script = """
+import sys
+from pediatric_ecg.cli import main
+code = main(["--help"])
+print(code, [name for name in ("torch", "wfdb", "pandas", "matplotlib", "scipy") if name in sys.modules])
+"""
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "0 []"
     assert all(f"  {c} " in out for c in COMMANDS)
@@ -65,28 +73,59 @@ def test_version(call):
     assert call("--version") == (0, f"pediatric-ecg {__version__}\n", "")
 
 
-@pytest.mark.parametrize("args", [[], ["fly"], ["run"], ["run", "here"], ["simulate", "x", "--patients", "six"], ["report", "--no-such-option"]])
+@pytest.mark.parametrize("args", [
+    [], ["fly"], ["run"], ["run", "here"], ["simulate", "x", "--patients", "six"], ["report", "--no-such-option"]])
 def test_wrong_command_lines(call, args):
     assert_mistake(call(*args), "--help")
 
 
 @pytest.mark.parametrize(("setting", "words"), [
-    ("epochs=abc", "epochs must be a whole number"), ("lr=NaN", "lr must be at least"), ("nosuch=1", "a setting 'nosuch'"),
-    ("model.nosuch=1", "model has no setting 'nosuch'"), ("augment.nosuch=1", "augment has no setting 'nosuch'"),
-    ("loss_args.foo=1", "unexpected keyword argument 'foo'"), ("accelerator=nosuch", "accelerator='nosuch'"), ("precision=17", "precision must be text"), ("shots=1", "belongs to 'experiment'")])
+    ("epochs=abc", "epochs must be a whole number"),
+    ("lr=NaN", "lr must be at least"),
+    ("nosuch=1", "a setting 'nosuch'"),
+    ("model.nosuch=1", "model has no setting 'nosuch'"),
+    ("augment.nosuch=1", "augment has no setting 'nosuch'"),
+    ("loss_args.foo=1", "unexpected keyword argument 'foo'"),
+    ("accelerator=nosuch", "accelerator='nosuch'"),
+    ("precision=17", "precision must be text"),
+    ("shots=1", "belongs to 'experiment'")])
 def test_a_wrong_setting_is_one_line(call, simstore, tmp_path, setting, words):
     assert_mistake(call("train", simstore.path, "--out", tmp_path / "run", "--set", setting), words)
     assert not (tmp_path / "run").exists()
 
 
 def test_settings_of_the_command_line_reach_the_training():
-    s = cli._settings("ce", 1, 2, 7, ["model.norm=group", "model.dropout=0", "batch_size=16"])
+    s = cli._settings("ce", 1, 2, 7, False, ["model.norm=group", "model.dropout=0", "batch_size=16"])
     config, protocol = s["config"], s["protocol"]
-    assert (config.loss, config.epochs, config.batch_size, config.model) == ("ce", 1, 16, {"norm": "group", "dropout": 0})
+    assert (config.loss, config.epochs, config.batch_size) == ("ce", 1, 16)
+    assert config.model == {"norm": "group", "dropout": 0}
     assert (protocol.repeats, protocol.seed) == (2, 7)
-    quick, small = _quickened(config, protocol)
-    assert (quick.epochs, quick.batch_size) == (1, 16), "what is asked for goes before --quick"
-    assert (quick.per_group, small.folds, small.repeats) == (QUICK["config"]["per_group"], 2, 2)
+
+
+@pytest.mark.parametrize("epochs", [1, TrainConfig().epochs, 21])
+def test_quick_stands_in_for_what_is_not_given(epochs):
+    "A number that is asked for stays, also when it happens to be the default."
+    s = cli._settings("ce", epochs, 2, 7, True, ["batch_size=32"])
+    assert (s["config"].epochs, s["config"].batch_size) == (epochs, 32)
+    assert s["config"].per_group == QUICK["config"]["per_group"]
+    assert s["protocol"] == Protocol(**QUICK["protocol"], repeats=2, seed=7)
+
+
+def test_quick_alone_is_the_smallest():
+    s = cli._settings("agcacl", None, 1, 0, True, None)
+    assert s == {"config": TrainConfig(**QUICK["config"]), "protocol": Protocol(**QUICK["protocol"])}
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_help_names_every_loss(call, command):
+    words = call(command, "--help")[1].replace(",", " ").split()
+    assert set(OBJECTIVES) <= set(words)
+
+
+def test_help_names_every_recipe(call):
+    out = call("experiment", "--help")[1]
+    for name, recipe in RECIPES.items():
+        assert any(line.split()[:1] == [name] and recipe.description in line for line in out.splitlines()), name
 
 
 def test_empty_folder(call, tmp_path):
@@ -127,7 +166,8 @@ def test_marker_the_vocabulary_lacks(call, records, tmp_path):
     spec["aliases"] = {}
     spec["fits"] = {k: v for k, v in spec["fits"].items() if k != "(N"}
     (tmp_path / "spec.json").write_text(json.dumps(spec))
-    assert_mistake(call("prepare", records, "--out", tmp_path / "out", "--jobs", 1, "--database", tmp_path / "spec.json"), "(N")
+    told = call("prepare", records, "--out", tmp_path / "out", "--jobs", 1, "--database", tmp_path / "spec.json")
+    assert_mistake(told, "(N")
     assert not (tmp_path / "out").exists()
 
 
@@ -153,7 +193,8 @@ def test_evaluate_and_report_of_a_run(call, tmp_path):
     run = made_up_run(tmp_path / "run")
     before = json.loads((run / "metrics.json").read_text())
     code, out, err = call("evaluate", run, "--json")
-    assert code == 0 and err == "" and json.loads(out)["patient"]["macro_f1"] == pytest.approx(before["patient"]["macro_f1"])
+    assert code == 0 and err == ""
+    assert json.loads(out)["patient"]["macro_f1"] == pytest.approx(before["patient"]["macro_f1"])
     code, out, err = call("evaluate", run)
     assert code == 0 and "leaky reference" in out and "the honest one" in out and max(map(len, out.splitlines())) <= 80
     assert call("report", run) == (0, f"{run / 'report.html'}\n", "")
@@ -192,7 +233,8 @@ def test_interruption(call, monkeypatch, tmp_path):
 
 
 def test_full_disk_is_one_line(call, monkeypatch, tmp_path):
-    monkeypatch.setattr("pediatric_ecg.report.page.build_report", raising(OSError(28, "No space left on device", "big.npy")))
+    full = OSError(28, "No space left on device", "big.npy")
+    monkeypatch.setattr("pediatric_ecg.report.page.build_report", raising(full))
     assert_mistake(call("report", tmp_path), "big.npy", "No space left")
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from pediatric_ecg.explain import after_scale, draw, draw_cross, explain, randomised, similarity
+from pediatric_ecg.explain import after_scale, draw, draw_cross, explain, randomised, share_correlation
 from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
 
 LEADS = {"ecg": ["I", "II", "V1"], "iegm": ["CS12", "CS90"]}
@@ -21,7 +21,9 @@ def window():
     return {m: rng.normal(size=(len(v), 250)).astype(np.float32) for m, v in LEADS.items()}
 
 
-@pytest.mark.parametrize("kw", [{}, {"normalise": "train"}, {"fusion": "mean", "cross_attention": False}, {"fusion": "late"}, {"fusion": "early"}, {"depth": 0}])
+@pytest.mark.parametrize("kw", [
+    {}, {"normalise": "train"}, {"fusion": "mean", "cross_attention": False}, {"fusion": "late"}, {"fusion": "early"},
+    {"depth": 0}])
 def test_shares_add_up_to_the_contrast(window, kw):
     "The completeness axiom, for every way of fusion."
     e = explain(network(**kw), window, target=0, against=1, steps=256)
@@ -33,7 +35,8 @@ def test_the_contrast_is_that_of_the_network(window):
     net = network()
     logits = net({m: torch.from_numpy(v)[None] for m, v in window.items()}).logits[0].detach()
     e = explain(net, window)
-    assert e.target == int(logits.argmax()) and e.contrast == pytest.approx(float(logits[e.target] - logits[e.against]), abs=1e-5)
+    assert e.target == int(logits.argmax())
+    assert e.contrast == pytest.approx(float(logits[e.target] - logits[e.against]), abs=1e-5)
     back = explain(net, window, target=e.against, against=e.target)
     for m in LEADS:
         np.testing.assert_allclose(back.shares[m], -e.shares[m], atol=1e-5)
@@ -56,8 +59,8 @@ def test_absent_leads_have_no_share(window):
 def test_random_weights_change_the_picture(window):
     net = network()
     e = explain(net, window, target=0, against=1)
-    assert similarity(e, explain(net, window, target=0, against=1, steps=96)) > 0.95
-    assert max(similarity(e, explain(randomised(net, s), window, target=0, against=1)) for s in range(3)) < 0.9
+    assert share_correlation(e, explain(net, window, target=0, against=1, steps=96)) > 0.95
+    assert max(share_correlation(e, explain(randomised(net, s), window, target=0, against=1)) for s in range(3)) < 0.9
 
 
 def test_without_scale_equals_with(window):

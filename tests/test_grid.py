@@ -7,21 +7,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pediatric_ecg.experiments import grid
-from pediatric_ecg.evaluate.floors import FLOORS
-from pediatric_ecg.windows.views import View
-from pediatric_ecg.experiments.cells import permuted, run_fold, temperature
 from pediatric_ecg.cli import main
-from pediatric_ecg.evaluate.conditions import conditions
 from pediatric_ecg.core import DataError
+from pediatric_ecg.evaluate.conditions import conditions
+from pediatric_ecg.evaluate.floors import FLOORS
 from pediatric_ecg.evaluate.scores import scores
-from pediatric_ecg.experiments.run import Protocol, make_folds, scored_labels
-from pediatric_ecg.experiments.grid import RECIPES, Recipe, children, configure, experiment, folds_of, name_of, predictions, results, settings
+from pediatric_ecg.experiments import RECIPES, Protocol, Recipe, experiment, grid
+from pediatric_ecg.experiments.cells import CellSettings, permuted, run_fold, temperature
+from pediatric_ecg.experiments.grid import children, folder_name, folds_of, load_predictions, tabulate_results
+from pediatric_ecg.experiments.recipes import configure
+from pediatric_ecg.experiments.run import make_folds, scored_labels
 from pediatric_ecg.train.config import TrainConfig
 from pediatric_ecg.train.loop import fit
 from pediatric_ecg.windows.prepare import prepare
+from pediatric_ecg.windows.views import View
 
-SMALL = dict(protocol=Protocol(folds=2, draws=50), config=TrainConfig(epochs=1, per_group=4, batch_size=8, model={"widths": (16, 16), "heads": 2, "depth": 1}))
+TINY = {"widths": (16, 16), "heads": 2, "depth": 1}
+SMALL = {
+    "protocol": Protocol(folds=2, draws=50),
+    "config": TrainConfig(epochs=1, per_group=4, batch_size=8, model=TINY),
+}
 PLAIN = Recipe([{"loss": "agcacl"}, {"loss": "ce"}, {"floor": "intervals"}], **SMALL)
 
 
@@ -51,13 +56,14 @@ def test_interrupted_and_whole_grids_are_the_same(simstore, tmp_path, monkeypatc
     same_tables(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # of Dask's own shutdown
+@pytest.mark.filterwarnings(  # of Dask's own shutdown
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_two_dask_workers_make_the_same_table(simstore, tmp_path):
     distributed = pytest.importorskip("distributed")
     experiment(simstore, tmp_path / "here", PLAIN, n_jobs=1, progress=False)
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, distributed.Client(cluster):
-        with joblib.parallel_config("dask"):
-            experiment(simstore, tmp_path / "there", PLAIN, progress=False)
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+    with cluster, distributed.Client(cluster), joblib.parallel_config("dask"):
+        experiment(simstore, tmp_path / "there", PLAIN, progress=False)
     same_tables(tmp_path / "here", tmp_path / "there")
 
 
@@ -65,8 +71,8 @@ def test_rows_agree_with_the_predictions(simstore, tmp_path):
     table = pd.read_csv(experiment(simstore, tmp_path / "g", PLAIN, n_jobs=1, progress=False))
     labels = scored_labels(simstore, SMALL["protocol"])
     assert list(table)[:3] == ["loss", "floor", "split"], "settings that only some rows have stand before the split too"
-    for setting, row in zip(settings(PLAIN), table.itertuples()):
-        p = predictions(tmp_path / "g", setting)
+    for setting, row in zip(PLAIN.settings(), table.itertuples()):
+        p = load_predictions(tmp_path / "g", setting)
         want = scores(p.truth, p.prediction, labels)
         assert row.macro_f1 == pytest.approx(want["macro_f1"]) and row.top1 == pytest.approx(want["top1"])
     d = pd.read_csv(tmp_path / "g/comparisons.csv")
@@ -75,12 +81,11 @@ def test_rows_agree_with_the_predictions(simstore, tmp_path):
 
 def test_every_recipe_names_settings_that_exist(simstore):
     for name, recipe in RECIPES.items():
-        for s in settings(recipe, simstore):
-            config, special = configure(recipe.config, s)
+        for s in recipe.settings(simstore):
+            config, of_cell = configure(recipe.config, s)
             assert isinstance(config, TrainConfig), name
-            if "floor" in special:
-                assert special["floor"] in FLOORS
-        assert len({name_of(s) for s in settings(recipe, simstore)}) == len(settings(recipe, simstore)), name
+            assert of_cell.floor is None or of_cell.floor in FLOORS
+        assert len({folder_name(s) for s in recipe.settings(simstore)}) == len(recipe.settings(simstore)), name
 
 
 def test_a_grid_of_other_windows_or_conditions_is_refused(simdb, simstore, tmp_path):
@@ -106,11 +111,14 @@ def test_a_missing_peer_is_said_before_the_first_cell(simstore, tmp_path, monkey
 
 
 def test_permuted_labels_fall_to_chance_and_random_windows_beat_new_patients(simstore, tmp_path, capsys):
-    assert main(["experiment", str(simstore.path), "--out", str(tmp_path / "g"), "--recipe", "checks", "--quick", "--jobs", "1"]) == 0
+    out = ["--out", str(tmp_path / "g")]
+    assert main(["experiment", str(simstore.path), *out, "--recipe", "checks", "--quick", "--jobs", "1"]) == 0
     assert str(tmp_path / "g" / "results.csv") in capsys.readouterr().out
     t = pd.read_csv(tmp_path / "g/results.csv")
-    true, guess = (t[(t.permute == True) if p else t.permute.isna() & t.floor.isna()].set_index("split").macro_f1 for p in (False, True))  # noqa: E712
-    for split in ("random", "patient"):   # a guess among six rhythms scores 0.17; eight patients leave it room to be lucky, and a leak would give 0.9
+    true = t[t.permute.isna() & t.floor.isna()].set_index("split").macro_f1
+    guess = t[t.permute.notna()].set_index("split").macro_f1
+    # a guess among six rhythms scores 0.17; eight patients leave it room to be lucky, and a leak would give 0.9
+    for split in ("random", "patient"):
         assert guess[split] < 0.4 and true[split] > guess[split] + 0.1, split
     assert true["random"] > true["patient"] + 0.1
     assert set(t.floor.dropna()) == set(FLOORS)
@@ -118,7 +126,8 @@ def test_permuted_labels_fall_to_chance_and_random_windows_beat_new_patients(sim
 
 def test_no_column_of_a_finished_grid_is_lost_when_a_setting_is_added(simstore, tmp_path):
     experiment(simstore, tmp_path / "g", PLAIN, n_jobs=1, progress=False)
-    more = pd.read_csv(experiment(simstore, tmp_path / "g", replace(PLAIN, vary=[*PLAIN.vary, {"floor": "majority"}]), n_jobs=1, progress=False))
+    larger = replace(PLAIN, vary=[*PLAIN.vary, {"floor": "majority"}])
+    more = pd.read_csv(experiment(simstore, tmp_path / "g", larger, n_jobs=1, progress=False))
     assert len(more) == 4
 
 
@@ -129,7 +138,10 @@ def test_transfer_goes_from_children_to_adults(simstore):
     if not young or young == set(simstore.table.subject.astype(str)):
         with pytest.raises(DataError, match="both groups"):
             folds_of(simstore, recipe, labels)
-        simstore.manifest["patients"] = [{"subject": s, "age": 9.0 if i % 2 else 40.0, "group": ""} for i, s in enumerate(sorted(simstore.table.subject.astype(str).unique()))]
+        simstore.manifest["patients"] = []
+        for number, subject in enumerate(sorted(simstore.table.subject.astype(str).unique())):
+            age = 9.0 if number % 2 else 40.0
+            simstore.manifest["patients"].append({"subject": subject, "age": age, "group": ""})
         young = set(children(simstore))
     (fold,) = folds_of(simstore, recipe, labels)
     who = simstore.table.subject.astype(str).to_numpy()
@@ -139,7 +151,7 @@ def test_transfer_goes_from_children_to_adults(simstore):
 def test_disturbances_reach_the_test_windows_only(simstore, tmp_path):
     labels = scored_labels(simstore, Protocol())
     fold = make_folds(simstore.table, labels, Protocol(folds=2))[-1]
-    p = run_fold(simstore.path, fold, labels, SMALL["config"], 0, tmp_path / "d", {}, True)
+    p = run_fold(simstore.path, fold, labels, SMALL["config"], 0, tmp_path / "d", CellSettings(), True)
     q = run_fold(simstore.path, fold, labels, SMALL["config"], 0, tmp_path / "c")
     assert set(p.condition) == set(conditions(simstore))
     clean = p[p.condition == "clean"].drop(columns="condition").reset_index(drop=True)
@@ -173,10 +185,10 @@ def test_no_test_patient_is_read_before_the_final_evaluation(simstore, sampling)
     fold = make_folds(simstore.table, labels, Protocol(folds=2))[-1]
     store = Recorded(simstore)
     result = fit(store, fold, labels, replace(SMALL["config"], loss="ce", sampling=sampling), 0)
-    heat = temperature(result.model, store, fold, labels)
+    fitted = temperature(result.model, store, fold, labels)
     read = np.unique(np.concatenate(store.reads))
     who = simstore.table.subject.to_numpy()
-    assert heat > 0 and len(read) and not set(who[read]) & set(who[fold.test])
+    assert fitted > 0 and len(read) and not set(who[read]) & set(who[fold.test])
     assert set(read) <= set(fold.train) | set(fold.valid)
 
 
@@ -185,4 +197,4 @@ def test_unknown_settings_end_in_one_line(simstore, tmp_path):
         experiment(simstore, tmp_path / "g", Recipe({"nosuch": [1]}, **SMALL), progress=False)
     with pytest.raises(DataError, match="no modality 'meg'"):
         experiment(simstore, tmp_path / "h", Recipe([{"modalities": ["meg"]}], **SMALL), n_jobs=1, progress=False)
-    assert not results(tmp_path / "h", [{"modalities": ["meg"]}], ["N"]).size
+    assert not tabulate_results(tmp_path / "h", [{"modalities": ["meg"]}], ["N"]).size

@@ -1,8 +1,10 @@
 """The main job end to end, through the command line, on simulated and on real signals."""
 import json
 import re
+import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +13,35 @@ import pytest
 import wfdb
 from sklearn.metrics import accuracy_score, fbeta_score, precision_score, recall_score
 
-from pediatric_ecg.core import wfdb_quiet
+from pediatric_ecg.core import DataError, wfdb_quiet
+from pediatric_ecg.experiments import Protocol, RunFolder, evaluate_run, run, train_store
+from pediatric_ecg.experiments.run import QUICK
+from pediatric_ecg.train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = {"metrics.json", "predictions.csv", "model.safetensors", "config.json", "manifest.json", "report.html", "model_card.md"}
-KEYS = ("top1", "macro_precision", "macro_recall", "macro_f1", "macro_f2")
+FILES = {
+    "metrics.json", "predictions.csv", "model.safetensors", "config.json", "manifest.json", "report.html",
+    "model_card.md"}
 
 
 def command(*args):
     "Runs the command line as a user would; returns exit code, stdout, stderr."
-    done = subprocess.run([Path(sys.executable).with_name("pediatric-ecg"), *map(str, args)], capture_output=True, text=True, timeout=300)
+    words = [Path(sys.executable).with_name("pediatric-ecg"), *map(str, args)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout, done.stderr
 
 
 def recomputed(part, labels):
     "The five figures by scikit-learn alone."
-    t, p, kw = part.truth, part.prediction, dict(labels=labels, average="macro", zero_division=0)
-    return dict(zip(KEYS, (accuracy_score(t, p), precision_score(t, p, **kw), recall_score(t, p, **kw), fbeta_score(t, p, beta=1, **kw), fbeta_score(t, p, beta=2, **kw)), strict=True))
+    both = part.truth, part.prediction
+    macro = dict(labels=labels, average="macro", zero_division=0)
+    return {
+        "top1": accuracy_score(*both),
+        "macro_precision": precision_score(*both, **macro),
+        "macro_recall": recall_score(*both, **macro),
+        "macro_f1": fbeta_score(*both, beta=1, **macro),
+        "macro_f2": fbeta_score(*both, beta=2, **macro),
+    }
 
 
 def check_run(run, simulated):
@@ -71,23 +85,28 @@ def test_simulated(simdb, tmp_path):
 def excerpt(source, name, dest, start, stop):
     "Samples [start, stop) of a record as a record of its own, with the rhythm in force at its start."
     with wfdb_quiet():
-        r, a = wfdb.rdrecord(str(source / name), sampfrom=start, sampto=stop), wfdb.rdann(str(source / name), "atr")
-        wfdb.wrsamp(name, fs=r.fs, units=r.units, sig_name=r.sig_name, p_signal=r.p_signal, fmt=["16"] * r.n_sig, write_dir=str(dest))
-        first = [x for s, x in zip(a.sample, a.aux_note, strict=True) if x.startswith("(") and s <= max(start, a.sample[0])][-1]
-        keep = (a.sample > start) & (a.sample < stop) & (a.sample > a.sample[0])
-        wfdb.wrann(name, "atr", np.r_[0, a.sample[keep] - start], symbol=["+", *np.array(a.symbol)[keep]],
-                   aux_note=[first, *np.array(a.aux_note)[keep]], write_dir=str(dest))
+        record = wfdb.rdrecord(str(source / name), sampfrom=start, sampto=stop)
+        marks = wfdb.rdann(str(source / name), "atr")
+        sample, symbol, note = marks.sample, np.array(marks.symbol), np.array(marks.aux_note)
+        wfdb.wrsamp(name, fs=record.fs, units=record.units, sig_name=record.sig_name, p_signal=record.p_signal,
+                    fmt=["16"] * record.n_sig, write_dir=str(dest))
+        before = [n for s, n in zip(sample, note, strict=True) if n.startswith("(") and s <= max(start, sample[0])]
+        keep = (sample > start) & (sample < stop) & (sample > sample[0])
+        wfdb.wrann(name, "atr", np.r_[0, sample[keep] - start], symbol=["+", *symbol[keep]],
+                   aux_note=[before[-1], *note[keep]], write_dir=str(dest))
 
 
 def test_excerpts_of_mitdb(shared, tmp_path):
     (tmp_path / "db").mkdir()
-    for name, minutes in (("203", (0, 5)), ("210", (0, 5)), ("219", (0, 10)), ("222", (5, 20))):   # sinus rhythm and atrial fibrillation
-        excerpt(shared / "mitdb", name, tmp_path / "db", 360 * 60 * minutes[0], 360 * 60 * minutes[1])
+    minutes = {"203": (0, 5), "210": (0, 5), "219": (0, 10), "222": (5, 20)}  # sinus rhythm and atrial fibrillation
+    for name, (start, stop) in minutes.items():
+        excerpt(shared / "mitdb", name, tmp_path / "db", 360 * 60 * start, 360 * 60 * stop)
     code, _, err = command("run", tmp_path / "db", "--out", tmp_path / "run", "--quick", "--jobs", 1)
     assert code == 0, err
     metrics = check_run(tmp_path / "run", simulated=False)
     assert metrics["patient"]["n_patients"] == 4
-    assert "electrograms" in (tmp_path / "run" / "report.html").read_text(), "the two leads are no electrograms, and the report says so"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "electrograms" in page, "the two leads are no electrograms, and the report says so"
 
 
 def test_two_patients_suffice(shared, tmp_path):
@@ -118,7 +137,8 @@ def short_signal(folder):
 
 def unknown_marker(folder):
     with wfdb_quiet():
-        wfdb.wrann("x001", "atr", np.array([10, 500]), symbol=["+", "+"], aux_note=["(N", "(XYZ"], fs=977, write_dir=str(folder))
+        wfdb.wrann("x001", "atr", np.array([10, 500]), symbol=["+", "+"], aux_note=["(N", "(XYZ"], fs=977,
+                   write_dir=str(folder))
     return "(XYZ"
 
 
@@ -153,9 +173,8 @@ def test_unknown_database_and_foreign_folder(simdb, tmp_path):
 
 
 def test_an_interrupted_run_continues(simdb, tmp_path, monkeypatch):
-    from pediatric_ecg.experiments import run as experiments
-
-    calls, whole = [], experiments.run_fold
+    module = import_module("pediatric_ecg.experiments.run")
+    calls, whole = [], module.run_fold
 
     def dies_at_third(*args):
         calls.append(args[1].name)
@@ -164,15 +183,89 @@ def test_an_interrupted_run_continues(simdb, tmp_path, monkeypatch):
         return whole(*args)
 
     kw = dict(quick=True, n_jobs=1, progress=False)
-    monkeypatch.setattr(experiments, "run_fold", dies_at_third)
+    monkeypatch.setattr(module, "run_fold", dies_at_third)
     with pytest.raises(KeyboardInterrupt):
-        experiments.run(simdb, tmp_path / "run", **kw)
+        run(simdb, tmp_path / "run", **kw)
     assert not (tmp_path / "run").exists() and (tmp_path / "run.partial").exists()
-    monkeypatch.setattr(experiments, "run_fold", whole)
-    experiments.run(simdb, tmp_path / "run", **kw)
-    experiments.run(simdb, tmp_path / "at_once", **kw)
+    monkeypatch.setattr(module, "run_fold", whole)
+    run(simdb, tmp_path / "run", **kw)
+    run(simdb, tmp_path / "at_once", **kw)
     for name in ("predictions.csv", "metrics.json", "model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "at_once" / name).read_bytes(), name
+
+
+TINY = TrainConfig(epochs=1, per_group=4, batch_size=8, model={"widths": (16, 16), "heads": 2, "depth": 1})
+FAST = {"config": TINY, "protocol": Protocol(folds=2, draws=20), "n_jobs": 1, "progress": False}
+
+
+def test_quick_leaves_a_given_configuration_alone(simstore, tmp_path):
+    out = train_store(simstore, tmp_path / "run", quick=True, config=TINY, n_jobs=1, progress=False)
+    made = RunFolder.open(out)
+    assert made.manifest.quick and made.config["train"]["epochs"] == 1 and made.config["train"]["batch_size"] == 8
+    assert made.manifest.protocol == Protocol(**QUICK["protocol"])
+
+
+def test_finish_comes_before_the_name(simstore, tmp_path):
+    "A run whose report fails is an unfinished one, and the same call goes on."
+    seen = []
+
+    def fails(work):
+        seen.append(work)
+        assert RunFolder.open(work).metrics and not (tmp_path / "run").exists()
+        raise DataError("no report")
+
+    with pytest.raises(DataError, match="no report"):
+        train_store(simstore, tmp_path / "run", finish=fails, **FAST)
+    assert seen == [tmp_path / "run.partial"] and not (tmp_path / "run").exists()
+    train_store(simstore, tmp_path / "run", finish=lambda work: (work / "report.html").write_text("a report"), **FAST)
+    assert (tmp_path / "run" / "report.html").read_text() == "a report"
+
+
+@pytest.fixture(scope="module")
+def finished(simstore, tmp_path_factory):
+    return train_store(simstore, tmp_path_factory.mktemp("finished") / "run", **FAST)
+
+
+def test_what_is_written_is_what_is_read(finished, tmp_path):
+    "Reading a run and writing its parts elsewhere gives the same values, and the same manifest to the byte."
+    one, two = RunFolder.open(finished), RunFolder(tmp_path / "copy")
+    names = ("metrics", "manifest", "predictions", "similarity", "history", "examples")
+    two.write(**{name: getattr(one, name) for name in names})
+    for name in ("manifest.json", "metrics.json", "predictions.csv", "similarity.json", "examples.npz"):
+        assert (tmp_path / "copy" / name).read_bytes() == (finished / name).read_bytes(), name
+    pd.testing.assert_frame_equal(two.history, one.history)
+
+
+def test_the_manifest_has_the_names_that_readers_rely_on(finished):
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert list(manifest) == [
+        "preprocess", "modalities", "title", "simulated", "quick", "notes", "versions", "git", "database",
+        "protocol", "audit", "corrections", "seeds", "folds_hash", "store", "elapsed_s", "data_sha256", "cohort",
+        "windows"]
+    assert list(manifest["cohort"][0]) == ["label", "windows", "patients", "scored"]
+    assert list(manifest["windows"]) == ["seconds", "n", "patients", "stride", "label", "grouping"]
+    assert list(manifest["database"]) == ["name", "title", "citation", "licence"]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("manifest.json", "{", "not readable as JSON"),
+    ("manifest.json", "[1]", "names and values"),
+    ("manifest.json", '{"cohort": [{"label": "N"}]}', "cohort is damaged"),
+    ("manifest.json", '{"cohort": 5}', "cohort is damaged"),
+    ("manifest.json", '{"protocol": {"draws": 0}}', "draws must be at least 1"),
+    ("manifest.json", None, "missing"),
+    ("predictions.csv", "", "not readable as a table"),
+    ("predictions.csv", "a,b\n1,2\n", "has no column 'split'"),
+    ("predictions.csv", None, "missing")])
+def test_a_damaged_run_is_refused_in_one_line(finished, tmp_path, name, content, words):
+    shutil.copytree(finished, tmp_path / "run")
+    if content is None:
+        (tmp_path / "run" / name).unlink()
+    else:
+        (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(DataError, match=words) as error:
+        evaluate_run(tmp_path / "run")
+    assert name in str(error.value) and "\n" not in str(error.value)
 
 
 def test_export_in_sync():
