@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from made_up_run import made_up_run
 
 from pediatric_ecg import cli
 from pediatric_ecg.experiments.run import QUICK, _quickened
-from pediatric_ecg.report.example import made_up_run
 
 COMMANDS = "simulate download check prepare train run evaluate report annotate experiment".split()
 
