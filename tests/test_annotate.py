@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg import cli
-from pediatric_ecg.annotate import annotate, smooth, to_segments, windows_of
+from pediatric_ecg.annotate import annotate, smooth_rhythms, to_segments, windows_of
 from pediatric_ecg.data.databases import LEIPZIG
 from pediatric_ecg.core import DataError, wfdb_quiet
 from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
@@ -64,7 +64,7 @@ def test_segments_tile_the_record(steps, classes, seed, gaps):
     p = rng.dirichlet(np.full(classes, 0.3), steps)
     if gaps:
         p[rng.random(steps) < 0.3] = np.nan
-    path, post = smooth(p, 1.0, 2.0)
+    path, post = smooth_rhythms(p, 1.0, 2.0)
     np.testing.assert_allclose(post.sum(1), 1, atol=1e-9)
     total = steps + 1.0
     t = to_segments(np.where(np.isnan(p[:, 0]), -1, path), post, [f"c{i}" for i in range(classes)], 1.0, 2.0, total)

@@ -8,7 +8,10 @@ import pytest
 from made_up_run import made_up_run
 
 from pediatric_ecg import cli
-from pediatric_ecg.experiments.run import QUICK, _quickened
+from pediatric_ecg.experiments import RECIPES, Protocol
+from pediatric_ecg.experiments.run import QUICK
+from pediatric_ecg.losses.objectives import OBJECTIVES
+from pediatric_ecg.train.config import TrainConfig
 
 COMMANDS = "simulate download check prepare train run evaluate report annotate experiment".split()
 
@@ -80,13 +83,37 @@ def test_a_wrong_setting_is_one_line(call, simstore, tmp_path, setting, words):
 
 
 def test_settings_of_the_command_line_reach_the_training():
-    s = cli._settings("ce", 1, 2, 7, 2, ["model.norm=group", "model.dropout=0", "batch_size=16"])
+    s = cli._settings("ce", 1, 2, 7, False, 2, ["model.norm=group", "model.dropout=0", "batch_size=16"])
     config, protocol = s["config"], s["protocol"]
-    assert (config.loss, config.epochs, config.devices, config.batch_size, config.model) == ("ce", 1, 2, 16, {"norm": "group", "dropout": 0})
+    assert (config.loss, config.epochs, config.devices, config.batch_size) == ("ce", 1, 2, 16)
+    assert config.model == {"norm": "group", "dropout": 0}
     assert (protocol.repeats, protocol.seed) == (2, 7)
-    quick, small = _quickened(config, protocol)
-    assert (quick.epochs, quick.batch_size) == (1, 16), "what is asked for goes before --quick"
-    assert (quick.per_group, small.folds, small.repeats) == (QUICK["config"]["per_group"], 2, 2)
+
+
+@pytest.mark.parametrize("epochs", [1, TrainConfig().epochs, 21])
+def test_quick_stands_in_for_what_is_not_given(epochs):
+    "A number that is asked for stays, also when it happens to be the default."
+    s = cli._settings("ce", epochs, 2, 7, True, 1, ["batch_size=32"])
+    assert (s["config"].epochs, s["config"].batch_size) == (epochs, 32)
+    assert s["config"].per_group == QUICK["config"]["per_group"]
+    assert s["protocol"] == Protocol(**QUICK["protocol"], repeats=2, seed=7)
+
+
+def test_quick_alone_is_the_smallest():
+    s = cli._settings("agcacl", None, 1, 0, True, 1, None)
+    assert s == {"config": TrainConfig(**QUICK["config"]), "protocol": Protocol(**QUICK["protocol"])}
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_help_names_every_loss(call, command):
+    words = call(command, "--help")[1].replace(",", " ").split()
+    assert set(OBJECTIVES) <= set(words)
+
+
+def test_help_names_every_recipe(call):
+    out = call("experiment", "--help")[1]
+    for name, recipe in RECIPES.items():
+        assert any(line.split()[:1] == [name] and recipe.description in line for line in out.splitlines()), name
 
 
 def test_empty_folder(call, tmp_path):

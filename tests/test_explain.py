@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from pediatric_ecg.explain import after_scale, draw, draw_cross, explain, randomised, similarity
+from pediatric_ecg.explain import after_scale, draw, draw_cross, explain, randomised, share_correlation
 from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
 
 LEADS = {"ecg": ["I", "II", "V1"], "iegm": ["CS12", "CS90"]}
@@ -56,8 +56,8 @@ def test_absent_leads_have_no_share(window):
 def test_random_weights_change_the_picture(window):
     net = network()
     e = explain(net, window, target=0, against=1)
-    assert similarity(e, explain(net, window, target=0, against=1, steps=96)) > 0.95
-    assert max(similarity(e, explain(randomised(net, s), window, target=0, against=1)) for s in range(3)) < 0.9
+    assert share_correlation(e, explain(net, window, target=0, against=1, steps=96)) > 0.95
+    assert max(share_correlation(e, explain(randomised(net, s), window, target=0, against=1)) for s in range(3)) < 0.9
 
 
 def test_without_scale_equals_with(window):

@@ -7,19 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pediatric_ecg.experiments import grid
-from pediatric_ecg.evaluate.floors import FLOORS
-from pediatric_ecg.windows.views import View
-from pediatric_ecg.experiments.cells import permuted, run_fold, temperature
 from pediatric_ecg.cli import main
-from pediatric_ecg.evaluate.conditions import conditions
 from pediatric_ecg.core import DataError
+from pediatric_ecg.evaluate.conditions import conditions
+from pediatric_ecg.evaluate.floors import FLOORS
 from pediatric_ecg.evaluate.scores import scores
-from pediatric_ecg.experiments.run import Protocol, make_folds, scored_labels
-from pediatric_ecg.experiments.grid import RECIPES, Recipe, children, configure, experiment, folds_of, name_of, predictions, results, settings
+from pediatric_ecg.experiments import RECIPES, Protocol, Recipe, experiment, grid
+from pediatric_ecg.experiments.cells import CellSettings, permuted, run_fold, temperature
+from pediatric_ecg.experiments.grid import children, folder_name, folds_of, load_predictions, tabulate_results
+from pediatric_ecg.experiments.recipes import configure
+from pediatric_ecg.experiments.run import make_folds, scored_labels
 from pediatric_ecg.train.config import TrainConfig
 from pediatric_ecg.train.loop import fit
 from pediatric_ecg.windows.prepare import prepare
+from pediatric_ecg.windows.views import View
 
 SMALL = dict(protocol=Protocol(folds=2, draws=50), config=TrainConfig(epochs=1, per_group=4, batch_size=8, model={"widths": (16, 16), "heads": 2, "depth": 1}))
 PLAIN = Recipe([{"loss": "agcacl"}, {"loss": "ce"}, {"floor": "intervals"}], **SMALL)
@@ -65,8 +66,8 @@ def test_rows_agree_with_the_predictions(simstore, tmp_path):
     table = pd.read_csv(experiment(simstore, tmp_path / "g", PLAIN, n_jobs=1, progress=False))
     labels = scored_labels(simstore, SMALL["protocol"])
     assert list(table)[:3] == ["loss", "floor", "split"], "settings that only some rows have stand before the split too"
-    for setting, row in zip(settings(PLAIN), table.itertuples()):
-        p = predictions(tmp_path / "g", setting)
+    for setting, row in zip(PLAIN.settings(), table.itertuples()):
+        p = load_predictions(tmp_path / "g", setting)
         want = scores(p.truth, p.prediction, labels)
         assert row.macro_f1 == pytest.approx(want["macro_f1"]) and row.top1 == pytest.approx(want["top1"])
     d = pd.read_csv(tmp_path / "g/comparisons.csv")
@@ -75,12 +76,11 @@ def test_rows_agree_with_the_predictions(simstore, tmp_path):
 
 def test_every_recipe_names_settings_that_exist(simstore):
     for name, recipe in RECIPES.items():
-        for s in settings(recipe, simstore):
-            config, special = configure(recipe.config, s)
+        for s in recipe.settings(simstore):
+            config, of_cell = configure(recipe.config, s)
             assert isinstance(config, TrainConfig), name
-            if "floor" in special:
-                assert special["floor"] in FLOORS
-        assert len({name_of(s) for s in settings(recipe, simstore)}) == len(settings(recipe, simstore)), name
+            assert of_cell.floor is None or of_cell.floor in FLOORS
+        assert len({folder_name(s) for s in recipe.settings(simstore)}) == len(recipe.settings(simstore)), name
 
 
 def test_a_grid_of_other_windows_or_conditions_is_refused(simdb, simstore, tmp_path):
@@ -139,7 +139,7 @@ def test_transfer_goes_from_children_to_adults(simstore):
 def test_disturbances_reach_the_test_windows_only(simstore, tmp_path):
     labels = scored_labels(simstore, Protocol())
     fold = make_folds(simstore.table, labels, Protocol(folds=2))[-1]
-    p = run_fold(simstore.path, fold, labels, SMALL["config"], 0, tmp_path / "d", {}, True)
+    p = run_fold(simstore.path, fold, labels, SMALL["config"], 0, tmp_path / "d", CellSettings(), True)
     q = run_fold(simstore.path, fold, labels, SMALL["config"], 0, tmp_path / "c")
     assert set(p.condition) == set(conditions(simstore))
     clean = p[p.condition == "clean"].drop(columns="condition").reset_index(drop=True)
@@ -173,10 +173,10 @@ def test_no_test_patient_is_read_before_the_final_evaluation(simstore, sampling)
     fold = make_folds(simstore.table, labels, Protocol(folds=2))[-1]
     store = Recorded(simstore)
     result = fit(store, fold, labels, replace(SMALL["config"], loss="ce", sampling=sampling), 0)
-    heat = temperature(result.model, store, fold, labels)
+    fitted = temperature(result.model, store, fold, labels)
     read = np.unique(np.concatenate(store.reads))
     who = simstore.table.subject.to_numpy()
-    assert heat > 0 and len(read) and not set(who[read]) & set(who[fold.test])
+    assert fitted > 0 and len(read) and not set(who[read]) & set(who[fold.test])
     assert set(read) <= set(fold.train) | set(fold.valid)
 
 
@@ -185,4 +185,4 @@ def test_unknown_settings_end_in_one_line(simstore, tmp_path):
         experiment(simstore, tmp_path / "g", Recipe({"nosuch": [1]}, **SMALL), progress=False)
     with pytest.raises(DataError, match="no modality 'meg'"):
         experiment(simstore, tmp_path / "h", Recipe([{"modalities": ["meg"]}], **SMALL), n_jobs=1, progress=False)
-    assert not results(tmp_path / "h", [{"modalities": ["meg"]}], ["N"]).size
+    assert not tabulate_results(tmp_path / "h", [{"modalities": ["meg"]}], ["N"]).size

@@ -1,8 +1,10 @@
 """The main job end to end, through the command line, on simulated and on real signals."""
 import json
 import re
+import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,10 @@ import pytest
 import wfdb
 from sklearn.metrics import accuracy_score, fbeta_score, precision_score, recall_score
 
-from pediatric_ecg.core import wfdb_quiet
+from pediatric_ecg.core import DataError, wfdb_quiet
+from pediatric_ecg.experiments import Protocol, RunFolder, evaluate_run, run, train_store
+from pediatric_ecg.experiments.run import QUICK
+from pediatric_ecg.train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {"metrics.json", "predictions.csv", "model.safetensors", "config.json", "manifest.json", "report.html", "model_card.md"}
@@ -153,9 +158,8 @@ def test_unknown_database_and_foreign_folder(simdb, tmp_path):
 
 
 def test_an_interrupted_run_continues(simdb, tmp_path, monkeypatch):
-    from pediatric_ecg.experiments import run as experiments
-
-    calls, whole = [], experiments.run_fold
+    module = import_module("pediatric_ecg.experiments.run")
+    calls, whole = [], module.run_fold
 
     def dies_at_third(*args):
         calls.append(args[1].name)
@@ -164,15 +168,83 @@ def test_an_interrupted_run_continues(simdb, tmp_path, monkeypatch):
         return whole(*args)
 
     kw = dict(quick=True, n_jobs=1, progress=False)
-    monkeypatch.setattr(experiments, "run_fold", dies_at_third)
+    monkeypatch.setattr(module, "run_fold", dies_at_third)
     with pytest.raises(KeyboardInterrupt):
-        experiments.run(simdb, tmp_path / "run", **kw)
+        run(simdb, tmp_path / "run", **kw)
     assert not (tmp_path / "run").exists() and (tmp_path / "run.partial").exists()
-    monkeypatch.setattr(experiments, "run_fold", whole)
-    experiments.run(simdb, tmp_path / "run", **kw)
-    experiments.run(simdb, tmp_path / "at_once", **kw)
+    monkeypatch.setattr(module, "run_fold", whole)
+    run(simdb, tmp_path / "run", **kw)
+    run(simdb, tmp_path / "at_once", **kw)
     for name in ("predictions.csv", "metrics.json", "model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "at_once" / name).read_bytes(), name
+
+
+TINY = TrainConfig(epochs=1, per_group=4, batch_size=8, model={"widths": (16, 16), "heads": 2, "depth": 1})
+FAST = {"config": TINY, "protocol": Protocol(folds=2, draws=20), "n_jobs": 1, "progress": False}
+
+
+def test_quick_leaves_a_given_configuration_alone(simstore, tmp_path):
+    out = train_store(simstore, tmp_path / "run", quick=True, config=TINY, n_jobs=1, progress=False)
+    made = RunFolder.open(out)
+    assert made.manifest.quick and made.config["train"]["epochs"] == 1 and made.config["train"]["batch_size"] == 8
+    assert made.manifest.protocol == Protocol(**QUICK["protocol"])
+
+
+def test_finish_comes_before_the_name(simstore, tmp_path):
+    "A run whose report fails is an unfinished one, and the same call goes on."
+    seen = []
+
+    def fails(work):
+        seen.append(work)
+        assert RunFolder.open(work).metrics and not (tmp_path / "run").exists()
+        raise DataError("no report")
+
+    with pytest.raises(DataError, match="no report"):
+        train_store(simstore, tmp_path / "run", finish=fails, **FAST)
+    assert seen == [tmp_path / "run.partial"] and not (tmp_path / "run").exists()
+    train_store(simstore, tmp_path / "run", finish=lambda work: (work / "report.html").write_text("a report"), **FAST)
+    assert (tmp_path / "run" / "report.html").read_text() == "a report"
+
+
+@pytest.fixture(scope="module")
+def finished(simstore, tmp_path_factory):
+    return train_store(simstore, tmp_path_factory.mktemp("finished") / "run", **FAST)
+
+
+def test_what_is_written_is_what_is_read(finished, tmp_path):
+    "Reading a run and writing its parts elsewhere gives the same values, and the same manifest to the byte."
+    one, two = RunFolder.open(finished), RunFolder(tmp_path / "copy")
+    parts = {name: getattr(one, name) for name in ("metrics", "manifest", "predictions", "similarity", "history", "examples")}
+    two.write(**parts)
+    for name in ("manifest.json", "metrics.json", "predictions.csv", "similarity.json", "examples.npz"):
+        assert (tmp_path / "copy" / name).read_bytes() == (finished / name).read_bytes(), name
+    pd.testing.assert_frame_equal(two.history, one.history)
+
+
+def test_the_manifest_has_the_names_that_readers_rely_on(finished):
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert list(manifest) == [
+        "preprocess", "modalities", "title", "simulated", "quick", "notes", "versions", "git", "database", "protocol", "audit",
+        "corrections", "seeds", "folds_hash", "store", "elapsed_s", "data_sha256", "cohort", "windows"]
+    assert list(manifest["cohort"][0]) == ["label", "windows", "patients", "scored"]
+    assert list(manifest["windows"]) == ["seconds", "n", "patients", "stride", "label", "grouping"]
+    assert list(manifest["database"]) == ["name", "title", "citation", "licence"]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("manifest.json", "{", "not readable as JSON"), ("manifest.json", "[1]", "names and values"),
+    ("manifest.json", '{"cohort": [{"label": "N"}]}', "cohort is damaged"), ("manifest.json", '{"cohort": 5}', "cohort is damaged"),
+    ("manifest.json", '{"protocol": {"draws": 0}}', "draws must be at least 1"), ("predictions.csv", "", "not readable as a table"),
+    ("predictions.csv", "a,b\n1,2\n", "has no column 'split'"), ("predictions.csv", None, "missing"), ("manifest.json", None, "missing")])
+def test_a_damaged_run_is_refused_in_one_line(finished, tmp_path, name, content, words):
+    shutil.copytree(finished, tmp_path / "run")
+    if content is None:
+        (tmp_path / "run" / name).unlink()
+    else:
+        (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(DataError, match=words) as error:
+        evaluate_run(tmp_path / "run")
+    assert name in str(error.value) and "\n" not in str(error.value)
 
 
 def test_export_in_sync():
