@@ -1,4 +1,4 @@
-"""A made-up run folder, for pages and tests of the report: the form of a result, and nothing of its meaning.
+"""A made-up run folder, for pages and tests of the report: the form of a result without its meaning.
 
 Its predictions come from a seeded random number generator and its signals are drawn pulses.
 Its title says "made up", and so does every page made from it.
@@ -20,19 +20,21 @@ STEP = 1954  # samples from window to window, at the original rate
 def made_up_predictions(labels, seed=0, patients=12):
     """Predictions of no classifier at all, as predictions.csv.
 
-    Each patient has the first rhythm and one or two of the others. Both protocols judge the same windows.
-    On "random" the true class gets a strong push in every patient; on "patient" the push differs from
-    patient to patient, so some are read well and some badly.
+    Each patient has the first rhythm and one or two of the others.
+    Both protocols judge the same windows. On "random" the true class gets a strong push in every patient;
+    on "patient" the push differs from patient to patient, so some are read well and some badly.
     """
     rng = np.random.default_rng(seed)
     push = {"random": np.full(patients, 3.5), "patient": rng.uniform(0.2, 3, patients)}
     tables = []
     for patient in range(patients):
-        held = [0] + [c for c in range(1, len(labels)) if (patient + c) % 3 == 0]
+        held = [0] + [label for label in range(1, len(labels)) if (patient + label) % 3 == 0]
         windows = rng.integers(5, 40, len(held)) * (1 + 2 * (np.array(held) == 0))
         truth = np.repeat(held, windows)
         for split, strength in push.items():
-            tables.append(_predictions_of(rng, labels, truth, patient, split, strength[patient], seed))
+            tables.append(
+                _predictions_of(rng, labels, truth, patient, split, strength[patient], seed)
+            )
     return pd.concat(tables, ignore_index=True)
 
 
@@ -96,7 +98,8 @@ def _training(rng, split, fold, floor, epochs):
             "best": epochs - 1,
             "train_loss": loss,
             "valid_loss": loss + 0.1 + 0.03 * rng.random(epochs),
-            "valid_macro_f1": (1 - floor) * (1 - np.exp(-(epoch + 1) / 4)) + 0.02 * rng.random(epochs),
+            "valid_macro_f1": (1 - floor) * (1 - np.exp(-(epoch + 1) / 4))
+            + 0.02 * rng.random(epochs),
             "seconds": 0.5,
         }
     )
@@ -134,7 +137,7 @@ def made_up_windows(labels, leads, count=6, fs=250.0, seconds=2.0, seed=0):
 
 
 def made_up_run(folder, seed=0):
-    "Writes a run folder of the right form, called made up in its title and never a result. Returns the folder."
+    "Writes a run folder of the right form, called made up in its title. Returns the folder."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     predictions = made_up_predictions(LABELS, seed)
@@ -146,7 +149,13 @@ def made_up_run(folder, seed=0):
         metrics[split] = summarise(
             table, [*LABELS, ONE_PATIENT_ALONE], not_evaluable=[ONE_PATIENT_ALONE], draws=500
         )
-    config = {"classes": LABELS, "model": {}, "train": {}, "temperature": 0.7, "database": {"fs": 977.0}}
+    config = {
+        "classes": LABELS,
+        "model": {},
+        "train": {},
+        "temperature": 0.7,
+        "database": {"fs": 977.0},
+    }
     files = {
         "metrics": metrics,
         "similarity": _similarity(),
@@ -177,16 +186,18 @@ def _manifest(predictions, seed):
     "A manifest that says on every line that nothing stands behind it."
     patient_wise = predictions[predictions.split == "patient"].groupby("truth")
     counts = patient_wise.agg(windows=("window", "nunique"), patients=("subject", "nunique"))
-    cohort = [
-        {"label": c, "windows": int(counts.windows[c]), "patients": int(counts.patients[c]), "scored": True}
-        for c in LABELS
-    ]
+    cohort = []
+    for label in LABELS:
+        windows, patients = int(counts.windows[label]), int(counts.patients[label])
+        cohort.append({"label": label, "windows": windows, "patients": patients, "scored": True})
     cohort.append({"label": ONE_PATIENT_ALONE, "windows": 18, "patients": 1, "scored": False})
     return {
         "title": "made up for this page: numbers from a random number generator",
         "simulated": True,
         "quick": False,
-        "notes": ["Made up for this page: no signal, no patient and no network stand behind any number."],
+        "notes": [
+            "Made up for this page: no signal, no patient and no network stand behind any number."
+        ],
         "database": {
             "name": "madeup",
             "title": "no database (made up for this page)",
