@@ -15,7 +15,8 @@ bin_ = Path(sys.executable).parent
 
 def differing(a: Path, b: Path, pattern: str) -> list[str]:
     names = {p.relative_to(d) for d in (a, b) for p in d.rglob(pattern) if ".ipynb_checkpoints" not in p.parts}
-    return sorted(str(n) for n in names if not ((a / n).exists() and (b / n).exists() and filecmp.cmp(a / n, b / n, shallow=False)))
+    same = [n for n in names if (a / n).exists() and (b / n).exists() and filecmp.cmp(a / n, b / n, shallow=False)]
+    return sorted(str(n) for n in names - set(same))
 
 
 def top_level(folder: str, names: list[str]) -> set[str]:
@@ -36,7 +37,11 @@ with tempfile.TemporaryDirectory() as tmp:
     unsynced = differing(root / "pediatric_ecg", copy / "pediatric_ecg", "*.py")
     unclean = differing(root / "nbs", copy / "nbs", "*.ipynb")
 
-for names, remedy in ((unsynced, "differ from what the notebooks export; run nbdev_export"), (unclean, "are not clean; run nbdev_clean")):
+remedies = {
+    "differ from what the notebooks export; run nbdev_export": unsynced,
+    "are not clean; run nbdev_clean": unclean,
+}
+for remedy, names in remedies.items():
     if names:
         print(f"{', '.join(names)} {remedy}", file=sys.stderr)
 readme = subprocess.run([sys.executable, root / ".ci" / "readme.py", "--check"]).returncode

@@ -21,12 +21,16 @@ def readme() -> str:
             parts.append(source.replace("](images/", "](nbs/images/"))
         else:
             parts.append(f"```python\n{source}\n```")
-            parts += ["\n".join("    " + line for line in text(o).rstrip().splitlines()) for o in cell["outputs"] if text(o)]
+            for output in cell["outputs"]:
+                lines = text(output).rstrip().splitlines()
+                if lines:
+                    parts.append("\n".join("    " + line for line in lines))
     return "<!-- made from nbs/index.ipynb by .ci/readme.py; edit the notebook -->\n\n" + "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
     file = root / "README.md"
     if "--check" in sys.argv:
-        sys.exit(0 if file.read_text(encoding="utf-8") == readme() else "README.md differs from nbs/index.ipynb; run python .ci/readme.py")
+        same = file.read_text(encoding="utf-8") == readme()
+        sys.exit(0 if same else "README.md differs from nbs/index.ipynb; run python .ci/readme.py")
     file.write_text(readme(), encoding="utf-8")

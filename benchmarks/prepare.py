@@ -33,7 +33,8 @@ from pediatric_ecg.core import shared
 from pediatric_ecg.data.records import lead_slots, record_paths
 from pediatric_ecg.data.headers import read_header
 from pediatric_ecg.data.rhythms import group, segments
-from pediatric_ecg.windows.signals import Preprocess, design, n_out, needed, ratio, taps
+from pediatric_ecg.windows.signals import Preprocess, design, n_out, needed
+from pediatric_ecg.windows._resample import ratio, taps
 from pediatric_ecg.windows.store import WindowStore
 from pediatric_ecg.windows.prepare import cut, prepare
 

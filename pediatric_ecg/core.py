@@ -20,7 +20,7 @@ from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #core-06
 class PediatricECGError(ValueError):
-    "What this package refuses, in one line with fact and remedy. The command line prints the line and exits with code 2."
+    "What this package refuses: one line with the fact and the remedy. The command line prints it and ends with exit code 2."
 
 class DataError(PediatricECGError):
     "Bad input data or a bad folder: one clear line that names the file and the remedy."
@@ -57,22 +57,27 @@ def replacing(
     try:
         yield aside
     except BaseException:
-        if not keep: _remove(aside)
+        if not keep:
+            _remove(aside)
         raise
-    if path.is_dir() and not any(path.iterdir()): path.rmdir()
+    if path.is_dir() and not any(path.iterdir()):
+        path.rmdir()
     os.replace(aside, path)
 
 def _remove(path):
     "Remove a file, or a folder with what is in it, where there is one."
-    if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
-    else: path.unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 def write_text(
     file:str|Path, # File to write
     text:str, # A newline is put behind it
 )->None:
     "A text file that is there whole or not at all."
-    with replacing(file) as aside: aside.write_text(text + '\n', encoding='utf-8')
+    with replacing(file) as aside:
+        aside.write_text(text + '\n', encoding='utf-8')
 
 def write_json(
     file:str|Path, # File to write
@@ -86,7 +91,8 @@ def digest(
     file:str|Path, # Any file
 )->str: # SHA-256, hexadecimal
     "The checksum of a file's bytes, read in blocks."
-    with open(file, 'rb') as stream: return hashlib.file_digest(stream, 'sha256').hexdigest()
+    with open(file, 'rb') as stream:
+        return hashlib.file_digest(stream, 'sha256').hexdigest()
 
 def differences(
     old, # Nested dicts, lists and plain values
@@ -113,17 +119,20 @@ def versions(
     return {'python': platform.python_version(), **{name: import_module(name).__version__ for name in names}}
 
 def git_revision()->str:
-    "Revision of the source tree that holds this package, '' where it is not under version control; '+' marks uncommitted changes."
-    if '__file__' not in globals(): return '' # in a notebook
+    "Revision of the source tree of this package; '+' marks uncommitted changes; '' where it is not under version control."
+    if '__file__' not in globals(): # in a notebook
+        return ''
     here = Path(__file__)
     def git(*arguments):
         return subprocess.run(['git', '-C', str(here.parent), *arguments], capture_output=True, text=True, timeout=10)
     try:
-        if git('ls-files', '--error-unmatch', here.name).returncode: return ''
+        if git('ls-files', '--error-unmatch', here.name).returncode:
+            return ''
         revision = git('rev-parse', '--short=12', 'HEAD').stdout.strip()
         changed = git('status', '--porcelain', '--untracked-files=no').stdout
         return revision + ('+' if changed else '')
-    except (OSError, subprocess.SubprocessError): return ''
+    except (OSError, subprocess.SubprocessError):
+        return ''
 
 # %% ../nbs/00_core.ipynb #core-19
 def shared()->Path|None: # Folder with the real data used by tests and notebooks, or None

@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from pediatric_ecg.core import DataError
+from pediatric_ecg.core import DataError, PediatricECGError
 from pediatric_ecg.experiments.run import QUICK, Protocol, make_folds, scored_labels
-from pediatric_ecg.train.config import TrainConfig
-from pediatric_ecg.train.loop import fit
+from pediatric_ecg.train import TrainConfig, fit
 
 CONFIG = TrainConfig(**{**QUICK["config"], "epochs": 4, "per_group": 4, "accelerator": "cpu"})
 CLOCK = ["seconds", "windows_per_s"]
@@ -25,56 +24,72 @@ class Stop(Exception):
 
 
 @pytest.fixture(scope="module")
-def fold(simstore):
-    labels = scored_labels(simstore, Protocol())
-    return labels, make_folds(simstore.table, labels, Protocol(folds=2))[-1]
+def labels(simstore):
+    return scored_labels(simstore, Protocol())
 
 
 @pytest.fixture(scope="module")
-def stopped(simstore, fold, tmp_path_factory):
+def fold(simstore, labels):
+    return make_folds(simstore.table, labels, Protocol(folds=2))[-1]
+
+
+@pytest.fixture(scope="module")
+def stopped(simstore, fold, labels, tmp_path_factory):
     "A run stopped after its second epoch, by its callback."
     folder = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(Stop):
-        fit(simstore, fold[1], fold[0], CONFIG, seed=1, callback=stop_at(1), checkpoint=folder)
+        fit(simstore, fold, labels, CONFIG, seed=1, callback=stop_at(1), checkpoint=folder)
     return folder
 
 
 def stop_at(epoch):
-    def callback(e):
-        if e.epoch == epoch:
+    def callback(seen):
+        if seen.epoch == epoch:
             raise Stop
 
     return callback
 
 
-def same(a, b):
-    for x, y in ((a.model, b.model), (a.objective, b.objective)):
-        one, two = x.state_dict(), y.state_dict()
-        assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-    pd.testing.assert_frame_equal(a.history.drop(columns=CLOCK), b.history.drop(columns=CLOCK), check_exact=True)
-    assert a.best_epoch == b.best_epoch
+def assert_same(result, expected):
+    for part in ("model", "objective"):
+        one, two = getattr(result, part).state_dict(), getattr(expected, part).state_dict()
+        assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    history, expected_history = result.history.drop(columns=CLOCK), expected.history.drop(columns=CLOCK)
+    pd.testing.assert_frame_equal(history, expected_history, check_exact=True)
+    assert result.best_epoch == expected.best_epoch
 
 
-@pytest.mark.parametrize("change", [{}, {"loss": "bcl", "ema": 0.0}, {"loss": "ldam", "patience": 1}, {"loss": "focal", "sampling": "class"}])
-def test_a_stopped_run_goes_on_to_the_same_bits(simstore, fold, tmp_path, change):
-    labels, f = fold
+CHANGES = [
+    {},
+    {"loss": "bcl", "ema": 0.0},
+    {"loss": "ldam", "patience": 1},
+    {"loss": "focal", "sampling": "class"},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_stopped_run_goes_on_to_the_same_bits(simstore, fold, labels, tmp_path, change):
     config, folder = replace(CONFIG, **change), tmp_path / "run"
-    whole = fit(simstore, f, labels, config, seed=1)
+    whole = fit(simstore, fold, labels, config, seed=1)
     with pytest.raises(Stop):
-        fit(simstore, f, labels, config, seed=1, callback=stop_at(1), checkpoint=folder)
-    assert [p.name for p in folder.iterdir()] == ["epoch-00002"]
-    state = torch.get_rng_state()
-    seen = []
-    same(fit(simstore, f, labels, config, seed=1, checkpoint=folder, callback=lambda e: seen.append(e.epoch)), whole)
+        fit(simstore, fold, labels, config, seed=1, callback=stop_at(1), checkpoint=folder)
+    assert [path.name for path in folder.iterdir()] == ["epoch-00002"]
+    state, seen = torch.get_rng_state(), []
+
+    def callback(epoch):
+        seen.append(epoch.epoch)
+
+    result = fit(simstore, fold, labels, config, seed=1, checkpoint=folder, callback=callback)
+    assert_same(result, whole)
     assert seen == list(range(2, len(whole.history))) and torch.equal(state, torch.get_rng_state())
-    same(fit(simstore, f, labels, config, seed=1, checkpoint=folder), whole)  # finished: only read
+    assert_same(fit(simstore, fold, labels, config, seed=1, checkpoint=folder), whole)  # finished: only read
 
 
 class Breaking:
     "A store that fails at its n-th batch."
 
-    def __init__(self, store, n):
-        self.store, self.left = store, n
+    def __init__(self, store, batches):
+        self.store, self.left = store, batches
 
     def __getattr__(self, name):
         return getattr(self.store, name)
@@ -86,63 +101,80 @@ class Breaking:
         return self.store.batch(rows)
 
 
-def test_stopped_in_mid_epoch_twice(simstore, fold, tmp_path):
-    labels, f = fold
-    counted = Breaking(simstore, 10**6)
-    whole = fit(counted, f, labels, CONFIG, seed=1)
-    an_epoch = (10**6 - counted.left) // CONFIG.epochs
+def test_stopped_in_mid_epoch_twice(simstore, fold, labels, tmp_path):
+    counted, folder = Breaking(simstore, 10**6), tmp_path / "run"
+    whole = fit(counted, fold, labels, CONFIG, seed=1)
+    per_epoch = (10**6 - counted.left) // CONFIG.epochs
     for reached in (1, 2):
+        breaking = Breaking(simstore, per_epoch + per_epoch // 2)
         with pytest.raises(Stop):
-            fit(Breaking(simstore, an_epoch + an_epoch // 2), f, labels, CONFIG, seed=1, checkpoint=tmp_path / "run")
-        assert [p.name for p in (tmp_path / "run").iterdir()] == [f"epoch-{reached:05d}"]
-    same(fit(simstore, f, labels, CONFIG, seed=1, checkpoint=tmp_path / "run"), whole)
+            fit(breaking, fold, labels, CONFIG, seed=1, checkpoint=folder)
+        assert [path.name for path in folder.iterdir()] == [f"epoch-{reached:05d}"]
+    assert_same(fit(simstore, fold, labels, CONFIG, seed=1, checkpoint=folder), whole)
 
 
 KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(int(sys.argv[4]))
-from pediatric_ecg.train.loop import TrainConfig, fit
-from pediatric_ecg.windows.prepare import WindowStore
 import json
-def killed(part, new, rename=os.replace):
-    if str(new).endswith('epoch-00003'): os.kill(os.getpid(), signal.SIGKILL)   # all is written, nothing is renamed
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pediatric_ecg.train import TrainConfig, fit
+from pediatric_ecg.windows.store import WindowStore
+
+store, inputs, checkpoint, threads = sys.argv[1:]
+torch.set_num_threads(int(threads))
+rename = os.replace
+
+def killed(part, new):
+    if str(new).endswith('epoch-00003'):   # all is written, nothing is renamed
+        os.kill(os.getpid(), signal.SIGKILL)
     rename(part, new)
+
+class Fold:
+    name = 'f'
+    train, valid = (np.load(f'{inputs}/{side}.npy') for side in ('train', 'valid'))
+
 os.replace = killed
-store = WindowStore(sys.argv[1])
-class Fold: name, train, valid = 'f', *(__import__('numpy').load(f'{sys.argv[2]}/{k}.npy') for k in ('train', 'valid'))
-config, labels = json.loads(Path(sys.argv[2], 'config.json').read_text())
-fit(store, Fold, labels, TrainConfig(**config), seed=1, checkpoint=sys.argv[3])
+config, labels = json.loads(Path(inputs, 'config.json').read_text())
+fit(WindowStore(store), Fold, labels, TrainConfig(**config), seed=1, checkpoint=checkpoint)
 """
 
 
-def test_killed_while_writing(simstore, fold, tmp_path):
-    labels, f = fold
-    for k in ("train", "valid"):
-        np.save(tmp_path / f"{k}.npy", getattr(f, k))
+def test_killed_while_writing(simstore, fold, labels, tmp_path):
+    for side in ("train", "valid"):
+        np.save(tmp_path / f"{side}.npy", getattr(fold, side))
     (tmp_path / "config.json").write_text(json.dumps([CONFIG.__dict__, labels]))
-    whole = fit(simstore, f, labels, CONFIG, seed=1)
+    whole = fit(simstore, fold, labels, CONFIG, seed=1)
     threads = str(torch.get_num_threads())
-    done = subprocess.run([sys.executable, "-c", KILLED, simstore.path, tmp_path, tmp_path / "run", threads], capture_output=True, text=True)
+    command = [sys.executable, "-c", KILLED, simstore.path, tmp_path, tmp_path / "run", threads]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["epoch-00002", "epoch-00003.partial"]
-    same(fit(simstore, f, labels, CONFIG, seed=1, checkpoint=tmp_path / "run"), whole)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["epoch-00002", "epoch-00003.partial"]
+    assert_same(fit(simstore, fold, labels, CONFIG, seed=1, checkpoint=tmp_path / "run"), whole)
 
 
 @pytest.mark.parametrize("what", ["seed", "config", "fold", "classes"])
-def test_checkpoints_of_another_run_are_refused(simstore, fold, stopped, what):
-    labels, f = fold
-    args = dict(store=simstore, fold=f, classes=labels, config=CONFIG, seed=1)
-    args |= {"seed": {"seed": 2}, "config": {"config": replace(CONFIG, lr=1e-3)}, "fold": {"fold": replace(f, train=f.train[:-9])}, "classes": {"classes": labels[::-1]}}[what]
+def test_checkpoints_of_another_run_are_refused(simstore, fold, labels, stopped, what):
+    others = {
+        "seed": 2,
+        "config": replace(CONFIG, lr=1e-3),
+        "fold": replace(fold, train=fold.train[:-9]),
+        "classes": labels[::-1],
+    }
+    args = dict(store=simstore, fold=fold, classes=labels, config=CONFIG, seed=1)
+    args[what] = others[what]
     with pytest.raises(DataError, match="checkpoints of another run .*repeat its settings"):
         fit(**args, checkpoint=stopped)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "chance.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["cut", "byte", "gone"])
-def test_damage_is_named_with_a_remedy(simstore, fold, stopped, tmp_path, name, damage):
-    labels, f = fold
+def test_damage_is_named_with_a_remedy(simstore, fold, labels, stopped, tmp_path, name, damage):
     folder = tmp_path / "run"
     shutil.copytree(stopped, folder)
     file = folder / "epoch-00002" / name
@@ -152,15 +184,36 @@ def test_damage_is_named_with_a_remedy(simstore, fold, stopped, tmp_path, name, 
         file.unlink()
     else:
         file.write_bytes(data if damage == "byte" else data[: len(data) // 2])
-    with pytest.raises(DataError, match=f"{name}: (damaged|missing).*remove the folder of checkpoints") as e:
-        fit(simstore, f, labels, CONFIG, seed=1, checkpoint=folder)
-    assert "\n" not in str(e.value)
+    with pytest.raises(DataError, match=f"{name}: (damaged|missing).*remove the folder of checkpoints") as error:
+        fit(simstore, fold, labels, CONFIG, seed=1, checkpoint=folder)
+    assert "\n" not in str(error.value)
 
 
-def test_a_folder_of_other_things_is_left_alone(simstore, fold, tmp_path):
-    labels, f = fold
+def written_by_an_earlier_version(stopped, folder, devices):
+    "The checkpoint as a version wrote it that had `devices` and set the step size before each step."
+    shutil.copytree(stopped, folder)
+    file = folder / "epoch-00002" / "state.json"
+    state = json.loads(file.read_text())
+    state["settings"]["config"]["devices"] = devices
+    for group in state["groups"]:
+        del group["initial_lr"]
+        group["lr"] = 1.0
+    file.write_text(json.dumps(state))
+
+
+def test_a_run_begun_by_an_earlier_version_goes_on(simstore, fold, labels, stopped, tmp_path):
+    written_by_an_earlier_version(stopped, tmp_path / "one", devices=1)
+    written_by_an_earlier_version(stopped, tmp_path / "two", devices=2)
+    whole = fit(simstore, fold, labels, CONFIG, seed=1)
+    assert_same(fit(simstore, fold, labels, CONFIG, seed=1, checkpoint=tmp_path / "one"), whole)
+    with pytest.raises(PediatricECGError, match="2 processes shared a batch; this version trains with one") as error:
+        fit(simstore, fold, labels, CONFIG, seed=1, checkpoint=tmp_path / "two")
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_of_other_things_is_left_alone(simstore, fold, labels, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     for folder in (tmp_path, tmp_path / "thesis.tex"):
         with pytest.raises(DataError, match="is not a folder of checkpoints"):
-            fit(simstore, f, labels, CONFIG, checkpoint=folder)
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+            fit(simstore, fold, labels, CONFIG, checkpoint=folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -83,9 +83,9 @@ def test_a_wrong_setting_is_one_line(call, simstore, tmp_path, setting, words):
 
 
 def test_settings_of_the_command_line_reach_the_training():
-    s = cli._settings("ce", 1, 2, 7, False, 2, ["model.norm=group", "model.dropout=0", "batch_size=16"])
+    s = cli._settings("ce", 1, 2, 7, False, ["model.norm=group", "model.dropout=0", "batch_size=16"])
     config, protocol = s["config"], s["protocol"]
-    assert (config.loss, config.epochs, config.devices, config.batch_size) == ("ce", 1, 2, 16)
+    assert (config.loss, config.epochs, config.batch_size) == ("ce", 1, 16)
     assert config.model == {"norm": "group", "dropout": 0}
     assert (protocol.repeats, protocol.seed) == (2, 7)
 
@@ -93,14 +93,14 @@ def test_settings_of_the_command_line_reach_the_training():
 @pytest.mark.parametrize("epochs", [1, TrainConfig().epochs, 21])
 def test_quick_stands_in_for_what_is_not_given(epochs):
     "A number that is asked for stays, also when it happens to be the default."
-    s = cli._settings("ce", epochs, 2, 7, True, 1, ["batch_size=32"])
+    s = cli._settings("ce", epochs, 2, 7, True, ["batch_size=32"])
     assert (s["config"].epochs, s["config"].batch_size) == (epochs, 32)
     assert s["config"].per_group == QUICK["config"]["per_group"]
     assert s["protocol"] == Protocol(**QUICK["protocol"], repeats=2, seed=7)
 
 
 def test_quick_alone_is_the_smallest():
-    s = cli._settings("agcacl", None, 1, 0, True, 1, None)
+    s = cli._settings("agcacl", None, 1, 0, True, None)
     assert s == {"config": TrainConfig(**QUICK["config"]), "protocol": Protocol(**QUICK["protocol"])}
 
 

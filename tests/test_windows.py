@@ -2,10 +2,12 @@
 import errno
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import textwrap
+from importlib import import_module
 from pathlib import Path
 
 import joblib
@@ -16,19 +18,18 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.windows import prepare as windows_module
 from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data.records import read_annotations, read_signals, record_paths
 from pediatric_ecg.data.headers import read_header
 from pediatric_ecg.data.rhythms import all_segments, segments
-from pediatric_ecg.windows.signals import Preprocess, n_out, process
-from pediatric_ecg.windows.store import WindowStore
-from pediatric_ecg.windows.prepare import cut, prepare
+from pediatric_ecg.windows import Preprocess, View, Windows, WindowStore, cut, prepare
+from pediatric_ecg.windows.signals import n_out, process
+from pediatric_ecg.windows.store import StoreWriter, code_files, content_hashes
 
 pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword:DeprecationWarning')  # wfdb's writer on newest pandas
 quick = settings(deadline=None, max_examples=30)
-FILES = ('ecg.npy', 'iegm.npy', 'windows.csv', 'manifest.json')
+windows_module = import_module('pediatric_ecg.windows.prepare')  # `pediatric_ecg.windows.prepare` names the function
 
 
 def content(store): return {f.name: f.read_bytes() for f in Path(store).iterdir()}
@@ -159,7 +160,6 @@ def test_store_says_what_it_is(simstore):
     x, present = simstore.batch([5, 0])
     assert x['ecg'].shape == (2, 12, 500) and x['ecg'].dtype == np.float32 and present['iegm'].dtype == bool
     np.testing.assert_array_equal(x['iegm'][1], simstore.arrays['iegm'][0])
-    import pickle
     assert len(pickle.dumps(simstore)) < 500 and len(pickle.loads(pickle.dumps(simstore))) == len(simstore)
 
 
@@ -188,8 +188,8 @@ def test_killed_and_started_again_ends_with_the_same_bytes(simdb, tmp_path):
     whole = prepare(simdb, tmp_path/'whole', records=names, progress=False)
     code = '''
         import os, signal, sys, itertools
-        from pediatric_ecg.windows import prepare as windows
-        from pediatric_ecg.windows.prepare import prepare
+        from importlib import import_module
+        windows = import_module('pediatric_ecg.windows.prepare')
         folder, out, *names = sys.argv[1:]
         calls, write = itertools.count(), windows._write
         def dying(*a, **k): # in the middle of the third record, with its files open
@@ -197,7 +197,7 @@ def test_killed_and_started_again_ends_with_the_same_bytes(simdb, tmp_path):
             if next(calls) == 2: os.kill(os.getpid(), signal.SIGKILL)
             return result
         windows._write = dying
-        prepare(folder, out, records=names, n_jobs=1, progress=False)'''
+        windows.prepare(folder, out, records=names, n_jobs=1, progress=False)'''
     p = run(code, simdb, tmp_path/'s', *names)
     p.communicate(timeout=60)
     assert p.returncode == -9 and not (tmp_path/'s').exists()
@@ -249,6 +249,88 @@ def test_full_disk_keeps_what_was_finished(simdb, tmp_path, monkeypatch):
     with pytest.raises(DataError, match='the disk is full; make room and run prepare again'): prepare(simdb, tmp_path/'s', records=names, n_jobs=1, progress=False)
     assert not (tmp_path/'s').exists() and len(list((tmp_path/'s.partial/parts').glob('*.json'))) == 1
     assert len(prepare(simdb, tmp_path/'s', records=names, n_jobs=1, progress=False)) and len(calls) == 4
+
+
+def test_killed_between_the_manifest_and_the_name(simdb, tmp_path, monkeypatch):
+    names = some(simdb, 2)
+    whole = prepare(simdb, tmp_path/'whole', records=names, progress=False)
+
+    def killed(writer):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, '_take_name', killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(simdb, tmp_path/'s', records=names, progress=False)
+    assert (tmp_path/'s.partial/manifest.json').is_file() and not (tmp_path/'s').exists()
+    with pytest.raises(DataError, match='seconds: 2.0, now 3.0'):  # what was asked for first is kept
+        prepare(simdb, tmp_path/'s', records=names, seconds=3., progress=False)
+
+    def never(*_, **__):
+        raise AssertionError('worked again')
+
+    monkeypatch.setattr(windows_module, '_prepare_record', never)
+    prepare(simdb, tmp_path/'s', records=names, progress=False)
+    assert content(tmp_path/'s') == content(whole.path) and not (tmp_path/'s.partial').exists()
+
+
+def test_the_code_of_a_store_is_what_prepare_imports():
+    files = code_files()
+    assert {'windows/prepare.py', 'windows/signals.py', 'windows/_resample.py', 'windows/store.py'} <= set(files)
+    assert {'data/records.py', 'data/_decode.py'} <= set(files)
+    assert not {'data/download.py', 'windows/views.py', 'windows/__init__.py'} & set(files)
+    assert not [file for file in files if file.split('/')[0] not in ('core.py', 'data', 'windows')]
+
+
+# --- one contract ------------------------------------------------------------------------------------------
+
+def test_each_window_has_the_hash_of_what_is_stored(simstore):
+    samples = [np.asarray(array) for array in simstore.arrays.values()]
+    assert simstore.table.columns[-1] == 'hash' and simstore.table.hash.tolist() == content_hashes(samples)
+    assert simstore.table.hash.is_unique
+
+
+def test_a_store_of_before_the_hashes_is_read(simstore, tmp_path):
+    old = shutil.copytree(simstore.path, tmp_path/'old')
+    simstore.table.drop(columns='hash').to_csv(old/'windows.csv', index=False)
+    assert 'hash' not in WindowStore(old).table
+
+
+def test_codes_are_the_labels_in_any_list_of_classes(simstore):
+    assert isinstance(simstore, Windows) and simstore.database == LEIPZIG
+    some_classes = simstore.classes[:1:-1]
+    names = np.array([*some_classes, 'none of these'])
+    expected = simstore.table.label.where(simstore.table.label.isin(some_classes), 'none of these')
+    assert names[simstore.codes(some_classes)].tolist() == expected.tolist()
+    assert simstore.codes(some_classes).dtype == np.int64
+
+
+def test_a_view_with_other_labels_has_them_everywhere(simstore):
+    other = simstore.table.label.to_numpy()[::-1].copy()
+    seen = View(simstore, labels=other)
+    assert isinstance(seen, Windows) and seen.table.label.tolist() == other.tolist()
+    assert np.array(seen.classes)[seen.labels].tolist() == other.tolist()
+    assert np.array(simstore.classes)[seen.codes(simstore.classes)].tolist() == other.tolist()
+    assert np.array(simstore.classes)[simstore.labels].tolist() == simstore.table.label.tolist()
+    with pytest.raises(DataError, match="label 'nonsense' is not among the classes"):
+        View(simstore, labels=np.full(len(simstore), 'nonsense'))
+
+
+def test_a_view_of_one_modality_shows_no_other(simstore):
+    seen = View(simstore, modalities=['ecg'])
+    shown = (seen.modalities, seen.arrays, seen.present, *seen.batch([0, 3]))
+    assert [list(part) for part in shown] == [['ecg']]*5
+    assert (seen.arrays['ecg'][3] == simstore.arrays['ecg'][3]).all()
+    assert (seen.path, seen.title, seen.manifest, seen.simulated) == (simstore.path, simstore.title, simstore.manifest, True)
+    with pytest.raises(AttributeError):
+        _ = seen.lock  # nothing is forwarded that is not written out
+
+
+def test_a_view_travels_to_another_process(simstore):
+    seen = View(simstore, labels=simstore.table.label.to_numpy()[::-1].copy(), modalities=['iegm'])
+    there = pickle.loads(pickle.dumps(seen))
+    assert (there.labels == seen.labels).all() and list(there.arrays) == ['iegm'] and len(there) == len(seen)
+    np.testing.assert_array_equal(there.batch([5])[0]['iegm'], simstore.batch([5])[0]['iegm'])
 
 
 # --- bad input ---------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,187 @@
+"""The plan of the house: which package may import which, which names each shows, and how wide a line may be."""
+import ast
+import importlib
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not {".ipynb_checkpoints", "_proc"} & set(p.parts))
+# A package imports only from packages to its left.
+ORDER = ["core", "data", "sim", "windows", "splits", "nn", "losses", "train", "evaluate", "experiments", "report",
+         "annotate", "explain", "cli"]
+PACKAGES = ORDER[1:11]
+WIDTH = 120
+
+
+def code_cells(notebook, exported=False):
+    "Sources of the code cells of a notebook; only those that the package is made of, if wanted."
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and (not exported or re.match(r"#\|\s*exports?\b", source)):
+            yield source
+
+
+def parsed(source):
+    "The syntax tree of a cell, without the lines that only IPython understands."
+    return ast.parse("\n".join("" if re.match(r"\s*[%!]", line) else line for line in source.splitlines()))
+
+
+def module_of(notebook):
+    "Dotted name of the module that a notebook exports, without the package; None if it exports none."
+    found = (re.search(r"#\|\s*default_exp\s+([\w.]+)", source) for source in code_cells(notebook))
+    return next((match.group(1) for match in found if match), None)
+
+
+NOTEBOOK_OF = {module: n for n in NOTEBOOKS if (module := module_of(n))}
+
+
+def house_imports(source):
+    "Modules of this package that a piece of code imports, late imports inside functions too."
+    for node in ast.walk(parsed(source)):
+        if isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("pediatric_ecg.") for a in node.names if a.name.startswith("pediatric_ecg."))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pediatric_ecg":
+            inside = node.module.removeprefix("pediatric_ecg").lstrip(".")
+            for alias in node.names:
+                longer = f"{inside}.{alias.name}".lstrip(".")
+                yield longer if longer in NOTEBOOK_OF or longer in PACKAGES else inside
+
+
+@pytest.mark.parametrize("module", sorted(NOTEBOOK_OF))
+def test_imports_go_to_the_left(module):
+    "No package imports one to its right, no notebook a later one of its folder; the command line is imported by nothing."
+    package, notebook = module.split(".")[0], NOTEBOOK_OF[module]
+    for source in code_cells(notebook, exported=True):
+        for imported in house_imports(source):
+            other = imported.split(".")[0]
+            if not other:   # from pediatric_ecg import __version__
+                continue
+            if other == package:
+                assert imported in NOTEBOOK_OF, f"{notebook}: imports the face of its own package"
+                assert NOTEBOOK_OF[imported].name <= notebook.name, f"{notebook}: imports the later {imported}"
+            else:
+                allowed = ORDER[:ORDER.index(package)]
+                if package in ("nn", "losses"):
+                    allowed = ["core", "nn"] if package == "losses" else ["core"]
+                assert other in allowed, f"{notebook}: imports {imported}"
+
+
+def test_folder_is_package():
+    "A notebook in the folder of a package exports a module of that package, numbers give the order and occur once."
+    for module, notebook in NOTEBOOK_OF.items():
+        if notebook.parent.name in PACKAGES:
+            assert module.split(".")[0] == notebook.parent.name, notebook
+    for folder in PACKAGES:
+        numbers = Counter(p.name[:2] for p in NOTEBOOKS if p.parent.name == folder)
+        assert max(numbers.values()) == 1, folder
+
+
+def face(package):
+    "The names that a package shows."
+    return importlib.import_module(f"pediatric_ecg.{package}").__all__
+
+
+def test_faces_show_what_a_user_needs():
+    "Each package shows few names, each with its own docstring, and no name stands for two things."
+    shown = [(name, package) for package in PACKAGES for name in face(package)]
+    assert 50 <= len(shown) <= 80, len(shown)
+    twice = [name for name, times in Counter(name for name, _ in shown).items() if times > 1]
+    for name in twice:   # a name may be shown by two packages if it is the same thing
+        things = {id(getattr(importlib.import_module(f"pediatric_ecg.{p}"), name)) for n, p in shown if n == name}
+        assert len(things) == 1, name
+    for name, package in shown:
+        value = getattr(importlib.import_module(f"pediatric_ecg.{package}"), name)
+        if callable(value):
+            assert value.__doc__ and len(value.__doc__.split()) > 3, f"{package}.{name}"
+
+
+def test_one_name_one_thing():
+    "A public name is defined in one module only; the command line's commands are named like what they call."
+    homes = {}
+    for module, notebook in NOTEBOOK_OF.items():
+        if module == "cli":
+            continue
+        for source in code_cells(notebook, exported=True):
+            for node in parsed(source).body:
+                names = [getattr(node, "name", None)]
+                if isinstance(node, (ast.Assign, ast.AnnAssign)):
+                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                    names = [t.id for t in targets if isinstance(t, ast.Name)]
+                patched = any("patch" in ast.unparse(d) for d in getattr(node, "decorator_list", ()))
+                for name in names:
+                    if name and not name.startswith("_") and not patched:
+                        homes.setdefault(name, set()).add(module)
+    assert {name: sorted(where) for name, where in homes.items() if len(where) > 1} == {}
+
+
+def test_classes_are_whole():
+    "Methods stand in their class: `@patch` on a class of ours would hide them from editors and type checkers."
+    for module, notebook in NOTEBOOK_OF.items():
+        for source in code_cells(notebook, exported=True):
+            assert "@patch" not in source, f"{notebook}: @patch"
+
+
+@pytest.mark.parametrize("folder", ["nbs", "tests", "benchmarks", ".ci"])
+def test_lines_are_readable(folder):
+    "No line of code is wider than 120 columns."
+    wide = []
+    for file in NOTEBOOKS if folder == "nbs" else sorted((ROOT / folder).glob("*.py")):
+        sources = code_cells(file) if file.suffix == ".ipynb" else [file.read_text(encoding="utf-8")]
+        for source in sources:
+            wide += [f"{file.relative_to(ROOT)}: {line[:60]}…" for line in source.splitlines() if len(line) > WIDTH]
+    assert wide == []
+
+
+USER = '''
+from pathlib import Path
+
+import torch
+
+from pediatric_ecg.data import LEIPZIG, Database, segments
+from pediatric_ecg.losses import AGCACL
+from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
+from pediatric_ecg.splits import LeakError, audit, patient_folds
+from pediatric_ecg.windows import WindowStore, prepare
+
+mine = Database("mine", "A database of mine", modalities={"ecg": ("II", "V1")}, markers={"(N": "sinus rhythm"})
+again = Database.from_json(mine.to_json())
+classes: dict[str, str] = LEIPZIG.grouping("default")
+
+store: WindowStore = prepare(Path("data"), Path("store"), database=again, seconds=2.0)
+folds = patient_folds(store.table, 5)
+try:
+    audit(store.table, folds)
+except LeakError as leak:
+    print(leak.findings)
+signals, present = store.batch([0, 1])
+
+network = RhythmNet(RhythmNetConfig({"ecg": 2}, 5))
+network = RhythmNet.load("run")
+output = network({"ecg": torch.zeros(8, 2, 500)})
+best: torch.Tensor = output.logits.argmax(1)
+
+loss = AGCACL([100, 10, 5], dim=16)
+value: torch.Tensor = loss(torch.randn(8, 16), torch.zeros(8, dtype=torch.long))
+value.backward()
+likeness: torch.Tensor = loss.similarity()
+harder: torch.Tensor = loss.psi_matrix()
+counted = AGCACL.from_labels(torch.tensor([0, 1, 1]), dim=16)
+table = segments("data/p1", again)
+'''
+
+
+def test_a_users_script_type_checks(tmp_path):
+    "What the package promises with `py.typed`: mypy understands a script that uses it."
+    pytest.importorskip("mypy")
+    script = tmp_path / "user.py"
+    script.write_text(USER)
+    command = [sys.executable, "-m", "mypy", "--ignore-missing-imports", "--follow-imports=silent",
+               "--cache-dir", str(tmp_path / "cache"), str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
