@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import pytest
+from made_up_run import made_up_run
 
 from pediatric_ecg import cli
 from pediatric_ecg.experiments import RECIPES, Protocol
 from pediatric_ecg.experiments.run import QUICK
 from pediatric_ecg.losses.objectives import OBJECTIVES
-from pediatric_ecg.report.example import made_up_run
 from pediatric_ecg.train.config import TrainConfig
 
 COMMANDS = "simulate download check prepare train run evaluate report annotate experiment".split()

@@ -1,24 +1,45 @@
-"""The report: complete, self-contained, true to metrics.json, and clear where a number would be a guess."""
+"""The report: complete, self-contained, true to metrics.json, and plain about what is a guess."""
 import json
 import re
 from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from jinja2 import UndefinedError
+from made_up_run import LABELS, made_up_history, made_up_predictions, made_up_run, made_up_windows
 
-from pediatric_ecg.evaluate.calibration import brier, ece, temper
 from pediatric_ecg.core import DataError
-from pediatric_ecg.report.page import build_report
-from pediatric_ecg.report.example import made_up_run
-from pediatric_ecg.report.text import load_run, summary, text_table
-from pediatric_ecg.report.templates import percent
-from pediatric_ecg.report.tripod import tripod
-from pediatric_ecg.report.trust import sayings, trust, trust_table
+from pediatric_ecg.evaluate.calibration import brier, ece, temper
+from pediatric_ecg.experiments.run_folder import RunFolder
+from pediatric_ecg.report import build_report, text_table
+from pediatric_ecg.report.page import SECTIONS
+from pediatric_ecg.report.render import environment, percent, render
+from pediatric_ecg.report.scored import ScoredRun
+from pediatric_ecg.report.text import results_summary
+from pediatric_ecg.report.tripod import tripod, tripod_words
+from pediatric_ecg.report.trust import trust_section
 
-TRUST, ALIKE, APART = "Can the probabilities be trusted?", "Which rhythms the network holds alike", "How the rhythms moved apart"
-SECTIONS = ["Two results, side by side", "Rhythm by rhythm", "What is mistaken for what", TRUST, ALIKE, APART,
-            "Example windows", "How it learned", "The cohort", "How it was made", "Limits", "TRIPOD+AI"]
+TRUST = "Can the probabilities be trusted?"
+ALIKE = "Which rhythms the network holds alike"
+APART = "How the rhythms moved apart"
+HEADINGS = [
+    "Two results, side by side",
+    "Rhythm by rhythm",
+    "What is mistaken for what",
+    TRUST,
+    ALIKE,
+    APART,
+    "Example windows",
+    "How it learned",
+    "The cohort",
+    "How it was made",
+    "Limits",
+    "TRIPOD+AI",
+]
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 class Page(HTMLParser):
@@ -28,7 +49,8 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.text, self.headings, self.images, self.loads, self.open, self.wrong = [], [], [], [], [], []
+        self.text, self.headings, self.images = [], [], []
+        self.loads, self.open, self.wrong = [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -37,7 +59,8 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "img":
             self.images.append(attrs)
-        self.loads += [v for k, v in attrs.items() if k in ("src", "href", "srcset") and not v.startswith("data:image/")]
+        addresses = [attrs[name] for name in ("src", "href", "srcset") if name in attrs]
+        self.loads += [address for address in addresses if not address.startswith("data:image/")]
 
     def handle_endtag(self, tag):
         if not self.open or self.open.pop() != tag:
@@ -49,6 +72,11 @@ class Page(HTMLParser):
         self.text.append(data)
         if self.open and self.open[-1] == "h2":
             self.headings.append(data)
+
+
+def text_of(folder):
+    "The words of the page, in one line."
+    return re.sub(r"\s+", " ", " ".join(Page(build_report(folder).read_text()).text))
 
 
 def change(folder, name, edit):
@@ -70,15 +98,16 @@ def test_page_is_whole_and_needs_nothing_else(made_up):
     page = Page(html)
     assert path == made_up / "report.html" and (made_up / "model_card.md").exists()
     assert not page.wrong and not page.open, "every element is closed in order"
-    assert page.headings == SECTIONS
+    assert page.headings == HEADINGS
     assert not page.loads and "url(" not in html and "<script" not in html and "@import" not in html
-    assert page.images and all(len(i.get("alt", "")) > 30 for i in page.images), "every picture has words"
+    words = [image.get("alt", "") for image in page.images]
+    assert words and min(map(len, words)) > 30, "every picture has words"
     assert not list(made_up.glob("*.partial"))
 
 
 def test_numbers_are_those_of_metrics(made_up):
     metrics = json.loads((made_up / "metrics.json").read_text())
-    text = re.sub(r"\s+", " ", " ".join(Page(build_report(made_up).read_text()).text))
+    text = text_of(made_up)
     card = (made_up / "model_card.md").read_text()
     for split in ("random", "patient"):
         for key in ("top1", "macro_precision", "macro_recall", "macro_f1", "macro_f2"):
@@ -95,9 +124,10 @@ def test_numbers_are_those_of_metrics(made_up):
 
 def test_title_says_simulated_or_real(made_up):
     assert "<title>Rhythm classification on simulated signals" in build_report(made_up).read_text()
-    change(made_up, "manifest", lambda m: m.update(simulated=False, title="Some Database <1.0>"))
+    change(made_up, "manifest", lambda manifest: manifest.update(simulated=False, title="Some Database <1.0>"))
     html = build_report(made_up).read_text()
-    assert "<title>Rhythm classification on real recordings: Some Database &lt;1.0&gt;</title>" in html
+    title = re.search("<title>(.*)</title>", html)[1]
+    assert title == "Rhythm classification on real recordings: Some Database &lt;1.0&gt;"
     assert "Simulated signals" not in html
 
 
@@ -108,19 +138,26 @@ def test_two_builds_give_the_same_bytes(made_up):
 
 def test_notes_and_limits_are_shown(made_up):
     note = "Two surface leads stand in for two modalities."
-    change(made_up, "manifest", lambda m: m.update(notes=[note], quick=True))
+    change(made_up, "manifest", lambda manifest: manifest.update(notes=[note], quick=True))
     html = build_report(made_up).read_text()
     assert note in html and "Quick run" in html and "Not a medical device" in html and "AFL" in html
     card = (made_up / "model_card.md").read_text()
     assert note in card and "TRIPOD+AI" in card and card.count("\n| ") > 30
 
 
-@pytest.mark.parametrize("missing", ["history.csv", "similarity.json", "examples.npz", "config.json"])
+@pytest.mark.parametrize(
+    "missing", ["history.csv", "similarity.json", "examples.npz", "config.json"]
+)
 def test_a_missing_part_leaves_its_section_out(made_up, missing):
     (made_up / missing).unlink()
     page = Page(build_report(made_up).read_text())
-    gone = {"history.csv": ["How it learned", APART], "similarity.json": [ALIKE], "examples.npz": ["Example windows"], "config.json": []}[missing]
-    assert page.headings == [s for s in SECTIONS if s not in gone]
+    gone = {
+        "history.csv": ["How it learned", APART],
+        "similarity.json": [ALIKE],
+        "examples.npz": ["Example windows"],
+        "config.json": [],
+    }
+    assert page.headings == [heading for heading in HEADINGS if heading not in gone[missing]]
 
 
 @pytest.mark.parametrize("missing", ["metrics.json", "predictions.csv", "manifest.json"])
@@ -141,37 +178,51 @@ def test_a_split_without_result_has_words(made_up):
     def nothing(metrics):
         keys = ("top1", "macro_precision", "macro_recall", "macro_f1", "macro_f2")
         labels = list(metrics["patient"]["per_class"])
-        metrics["patient"] = {**dict.fromkeys(keys), "ci95": dict.fromkeys(keys), "per_class": dict.fromkeys(labels, "not evaluable"), "n_classes": 0, "n_windows": 0, "n_patients": 0}
+        metrics["patient"] = {
+            **dict.fromkeys(keys),
+            "ci95": dict.fromkeys(keys),
+            "per_class": dict.fromkeys(labels, "not evaluable"),
+            "n_classes": 0,
+            "n_windows": 0,
+            "n_patients": 0,
+        }
 
     change(made_up, "metrics", nothing)
     html = build_report(made_up).read_text()
-    assert "No result for new patients" in html and "no two rhythms are held by enough patients" in html
+    assert "No result for new patients" in html
+    assert "no two rhythms are held by enough patients" in html
     assert "patient-wise" not in text_table(json.loads((made_up / "metrics.json").read_text()))
 
 
 def test_summary_follows_the_sign(made_up):
-    run = load_run(made_up)
-    assert any("points higher" in s for s in summary(run))
+    run = RunFolder.open(made_up)
+    assert "points higher" in " ".join(results_summary(ScoredRun(run)))
     run.metrics["random"]["macro_f1"] = run.metrics["patient"]["macro_f1"] - 0.1
-    assert any("10.0 points lower" in s for s in summary(run))
+    assert "10.0 points lower" in " ".join(results_summary(ScoredRun(run)))
 
 
 def test_one_patient_has_no_interval(made_up):
-    change(made_up, "metrics", lambda m: [v["ci95"].update({k: [None, None] for k in v["ci95"]}) for v in m.values()])
+    def without_intervals(metrics):
+        for split in metrics.values():
+            split["ci95"] = dict.fromkeys(split["ci95"], [None, None])
+
+    change(made_up, "metrics", without_intervals)
     assert "–" in Page(build_report(made_up).read_text()).text
 
 
 def test_calibration_is_that_of_the_predictions(made_up):
     table = pd.read_csv(made_up / "predictions.csv", dtype={"subject": str})
-    text = re.sub(r"\s+", " ", " ".join(Page(build_report(made_up).read_text()).text))
+    text = text_of(made_up)
     card = (made_up / "model_card.md").read_text()
-    for split, d in table.groupby("split"):
-        labels = [c for c in d if c.startswith("p_")]
-        p, y = d[labels].to_numpy(), np.array([labels.index(f"p_{t}") for t in d.truth])
-        for q in (p, temper(p, d.temperature.to_numpy())):
-            q = q / q.sum(1, keepdims=True)
-            assert percent(ece(q, y)) in text and f"{brier(q, y):.3f}" in text
-            assert percent(ece(q, y)) in card and f"{brier(q, y):.3f}" in card
+    columns = [column for column in table if column.startswith("p_")]
+    for _, predictions in table.groupby("split"):
+        given = predictions[columns].to_numpy()
+        labels = np.array([columns.index(f"p_{truth}") for truth in predictions.truth])
+        for probabilities in (given, temper(given, predictions.temperature.to_numpy())):
+            probabilities = probabilities / probabilities.sum(1, keepdims=True)
+            error, score = percent(ece(probabilities, labels)), f"{brier(probabilities, labels):.3f}"
+            assert error in text and score in text
+            assert error in card and score in card
     assert "## Calibration" in card and "its temperature" in card
 
 
@@ -180,7 +231,7 @@ def test_a_run_without_temperatures_shows_what_it_has(made_up):
     pd.read_csv(path).drop(columns="temperature").to_csv(path, index=False)
     html = build_report(made_up).read_text()
     assert "No temperature was fitted in this run" in html and "With temperature" not in html
-    assert Page(html).headings == SECTIONS
+    assert Page(html).headings == HEADINGS
 
 
 def test_temperatures_of_one_are_no_temperatures(made_up):
@@ -192,50 +243,127 @@ def test_temperatures_of_one_are_no_temperatures(made_up):
 @pytest.mark.parametrize("edit", ["drop", "empty"])
 def test_predictions_without_probabilities_have_no_calibration(made_up, edit):
     path = made_up / "predictions.csv"
-    d = pd.read_csv(path)
-    p = [c for c in d if c.startswith("p_")]
-    (d.drop(columns=p) if edit == "drop" else d.assign(**dict.fromkeys(p, np.nan))).to_csv(path, index=False)
+    table = pd.read_csv(path)
+    columns = [column for column in table if column.startswith("p_")]
+    if edit == "drop":
+        table = table.drop(columns=columns)
+    else:
+        table[columns] = np.nan
+    table.to_csv(path, index=False)
     page = Page(build_report(made_up).read_text())
-    assert page.headings == [s for s in SECTIONS if s != TRUST] and not page.wrong
-    assert "Not available here: the predictions hold no probabilities" in (made_up / "model_card.md").read_text()
+    assert page.headings == [heading for heading in HEADINGS if heading != TRUST] and not page.wrong
+    card = (made_up / "model_card.md").read_text()
+    assert "Not available here: the predictions hold no probabilities" in card
 
 
 @pytest.mark.parametrize("edit", ["drop", "empty", "partly"])
 def test_geometry_is_drawn_where_it_was_measured(made_up, edit):
     path = made_up / "history.csv"
-    h = pd.read_csv(path)
+    history = pd.read_csv(path)
     keys = ["largest", "minority", "rank", "ratio"]
     if edit == "drop":
-        h = h.drop(columns=[*keys, "target", "rank_target", "best"])
+        history = history.drop(columns=[*keys, "target", "rank_target", "best"])
     elif edit == "empty":
-        h[keys] = np.nan
+        history[keys] = np.nan
     else:
-        h["ratio"] = np.nan
-        h.loc[h.split == "random", keys] = np.nan
-    h.to_csv(path, index=False)
+        history["ratio"] = np.nan
+        history.loc[history.split == "random", keys] = np.nan
+    history.to_csv(path, index=False)
     html = build_report(made_up).read_text()
-    assert Page(html).headings == [s for s in SECTIONS if edit == "partly" or s != APART]
-    assert ("the closest pair had a cosine" in html) == (edit == "partly") and "nan" not in html.split("data:image")[0]
+    gone = [] if edit == "partly" else [APART]
+    assert Page(html).headings == [heading for heading in HEADINGS if heading not in gone]
+    assert ("the closest pair had a cosine" in html) == (edit == "partly")
+    assert "nan" not in html.split("data:image")[0]
 
 
 def test_few_windows_and_one_patient(made_up):
     path = made_up / "predictions.csv"
-    d = pd.read_csv(path, dtype={"subject": str})
-    d[d.subject == d.subject.iloc[0]].groupby("split").head(12).to_csv(path, index=False)
-    run = load_run(made_up)
-    content, fig, _ = trust(run)
-    assert fig["reliability_patient"] is None and content["patient"]["left"]
-    assert trust_table(sayings(run, "patient"))[0]["as given"]["ci95"] == {"ece": [None, None], "brier": [None, None]}
+    table = pd.read_csv(path, dtype={"subject": str})
+    patient = table[table.subject == table.subject.iloc[0]]
+    patient.groupby("split").head(12).to_csv(path, index=False)
+    scored = ScoredRun(RunFolder.open(made_up))
+    section = trust_section(scored)["trust"]["patient"]
+    assert section["reliability"] is None and section["undrawn"]
+    intervals = scored.probabilities["patient"].scores["as given"]["ci95"]
+    assert intervals == {"ece": [None, None], "brier": [None, None]}
     assert not Page(build_report(made_up).read_text()).wrong
 
 
 def test_every_reporting_item_has_words(made_up):
     (made_up / "config.json").unlink()
-    change(made_up, "manifest", lambda m: [m.pop(k) for k in ("protocol", "git", "data_sha256", "folds_hash", "preprocess")])
-    rows = tripod(load_run(made_up))
-    assert len(rows) == len({i for i, _, _ in rows}) == 52 and all(t.strip() for _, _, t in rows)
-    change(made_up, "manifest", lambda m: m.update(simulated=False))
-    named = {i: t for i, _, t in tripod(load_run(made_up))}
-    assert named["18a"] == "not available here" and named["6a"].startswith("not available here") and "not recorded" in named["18f"]
+    unrecorded = ("protocol", "git", "data_sha256", "folds_hash", "preprocess")
+    change(made_up, "manifest", lambda manifest: [manifest.pop(name) for name in unrecorded])
+    rows = tripod(ScoredRun(RunFolder.open(made_up)))
+    assert len(rows) == len({number for number, _, _ in rows}) == 52
+    assert all(answer.strip() for _, _, answer in rows)
+    change(made_up, "manifest", lambda manifest: manifest.update(simulated=False))
+    rows = tripod(ScoredRun(RunFolder.open(made_up)))
+    answers = {number: answer for number, _, answer in rows}
+    assert answers["18a"] == "not available here"
+    assert answers["6a"].startswith("not available here")
+    assert "not recorded" in answers["18f"]
     html = build_report(made_up).read_text()
-    assert "<details>" in html and "not available here" in html and "18a | Funding | not available here" in (made_up / "model_card.md").read_text()
+    assert "<details>" in html and "not available here" in html
+    assert "18a | Funding | not available here" in (made_up / "model_card.md").read_text()
+
+
+def test_every_phrase_of_the_reporting_items_is_used():
+    words = tripod_words()
+    source = (PROJECT / "pediatric_ecg" / "report" / "tripod.py").read_text()
+    for name in words["phrases"]:
+        prefix, _, kind = name.rpartition("_")
+        spellings = [f"'{name}'"]
+        if kind in ("real", "simulated"):
+            spellings.append(f"'{prefix}_{{kind}}'")
+        assert any(spelling in source for spelling in spellings), name
+    assert all(set(item) == {"number", "topic", "answer"} for item in words["items"])
+
+
+def test_every_template_compiles_alone():
+    templates = environment().list_templates()
+    assert {f"{section.name}.html.j2" for section in SECTIONS} <= set(templates)
+    assert {"page.html.j2", "macros.html.j2", "model_card.md.j2"} <= set(templates)
+    assert len(templates) == len(SECTIONS) + 3, "no template without a section"
+    for name in templates:
+        environment().get_template(name)
+
+
+def test_a_missing_value_is_an_error_and_text_stays_text():
+    with pytest.raises(UndefinedError):
+        render("limits.html")
+    assert "&lt;VSD&gt; &amp; more" in render("limits.html", limits=["<VSD> & more"])
+
+
+def test_templates_style_and_items_are_in_the_wheel(monkeypatch):
+    setuptools = pytest.importorskip("setuptools")
+    core = pytest.importorskip("distutils.core")
+    monkeypatch.chdir(PROJECT)
+    assert setuptools
+    distribution = core.run_setup("setup.py", stop_after="init")
+    build = distribution.get_command_obj("build_py")
+    build.ensure_finalized()
+    packed = set()
+    for package, _, _, names in build.data_files:
+        if package == "pediatric_ecg.report":
+            packed |= {Path(name).name for name in names}
+    report = resources.files("pediatric_ecg.report")
+    templates = {file.name for file in (report / "templates").iterdir()}
+    assert packed == templates | {"report.css", "tripod.toml"}
+
+
+def test_made_up_runs_are_reproducible_and_called_made_up(tmp_path):
+    predictions = made_up_predictions(LABELS)
+    assert predictions.equals(made_up_predictions(LABELS)), "same seed, same table"
+    patients = predictions.groupby("truth").subject.nunique().to_dict()
+    assert patients == {"N": 12, "/A": 4, "/V": 4, "AVNRT": 4, "AVRT": 4}
+    random, patient = (table.window.tolist() for _, table in predictions.groupby("split"))
+    assert random == patient, "both protocols judge the same windows"
+    np.testing.assert_allclose(predictions[[f"p_{label}" for label in LABELS]].sum(axis=1), 1, atol=1e-5)
+    windows = made_up_windows(LABELS, {"ecg": ["I", "II"], "iegm": ["CS12", "CS90"]}, count=4)
+    assert windows["ecg"].shape == windows["iegm"].shape == (4, 2, 500)
+    assert {"largest", "target", "rank", "minority", "ratio"} <= set(made_up_history())
+    run = RunFolder.open(made_up_run(tmp_path / "run"))
+    assert "made up" in run.manifest.title and "Made up" in run.manifest.notes[0]
+    assert run.metrics["patient"]["per_class"]["AFL"] == "not evaluable"
+    assert run.metrics["random"]["macro_f1"] > run.metrics["patient"]["macro_f1"] + 0.2
+    assert not (run.folder / "model.safetensors").exists(), "there is no network here"
