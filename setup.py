@@ -21,7 +21,11 @@ setup(
     license="Apache-2.0",
     keywords=cfg["keywords"],
     packages=find_packages(include=["pediatric_ecg", "pediatric_ecg.*"]),
-    package_data={"pediatric_ecg": ["py.typed"], "pediatric_ecg.data": ["specs/*.json"]},
+    package_data={
+        "pediatric_ecg": ["py.typed"],
+        "pediatric_ecg.data": ["specs/*.json"],
+        "pediatric_ecg.report": ["templates/*", "*.css", "*.toml"],
+    },
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={

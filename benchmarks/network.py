@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from _results import met, record, versions
 
-from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
+from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
 from pediatric_ecg.nn.encoders import multiply_adds
 
 CASES = {

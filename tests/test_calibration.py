@@ -10,21 +10,9 @@ from scipy.special import softmax
 from sklearn.metrics import brier_score_loss
 
 from pediatric_ecg.core import LeakError, DataError
-from pediatric_ecg.evaluate import calibrate, ece, fit_temperature
 from pediatric_ecg.evaluate.calibration import (
-    adjust,
-    aurc,
-    brier,
-    calibration_intervals,
-    calibration_scores,
-    classwise_ece,
-    ece_if_calibrated,
-    plot_reliability,
-    plot_selective,
-    probabilities,
-    reliability,
-    selective,
-    temper,
+    calibrate, ece, fit_temperature, adjust, aurc, brier, calibration_intervals, calibration_scores, classwise_ece,
+    ece_if_calibrated, plot_reliability, plot_selective, probabilities, reliability, selective, temper,
 )
 from pediatric_ecg.splits.audit import audit
 from pediatric_ecg.splits.folds import Fold

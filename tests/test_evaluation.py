@@ -20,16 +20,11 @@ from sklearn.metrics import (
 )
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.evaluate import compare, per_class, scores, summarise
 from pediatric_ecg.evaluate.scores import (
-    METRICS,
-    bootstrap,
-    confusion,
-    gross_average,
-    per_patient,
-    plot_confusion,
+    compare, per_class, summarise, METRICS, bootstrap, confusion, gross_average, per_patient, plot_confusion,
     plot_intervals,
 )
+from pediatric_ecg.evaluate import scores
 
 LABELS = ["(N", "AF", "VT", "J"]
 

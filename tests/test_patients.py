@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.losses import AGCACL, PatientAGCACL
+from pediatric_ecg.losses.agcacl import AGCACL
+from pediatric_ecg.losses.agcacl_patients import PatientAGCACL
 
 f64 = torch.float64
 

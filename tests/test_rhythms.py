@@ -9,21 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data import LEIPZIG, MITDB, Database, all_segments, group, read_header, segments, subjects
-from pediatric_ecg.data.records import lead_slots, read_label_table, record_paths
+from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database
 from pediatric_ecg.data.rhythms import (
-    MIN_AGREEMENT,
-    agreement,
-    beat_labels,
-    beat_matrix,
-    beat_path,
-    count_windows,
-    label_effect,
-    label_segments,
-    segment_frame,
-    split_by_beats,
-    unusable_spans,
+    all_segments, group, segments, MIN_AGREEMENT, agreement, beat_labels, beat_matrix, beat_path, count_windows,
+    label_effect, label_segments, segment_frame, split_by_beats, unusable_spans,
 )
+from pediatric_ecg.data.records import read_header, lead_slots, read_label_table, record_paths
+from pediatric_ecg.data import subjects
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wfdb")  # wfdb 4.3 under pandas 3.1
 

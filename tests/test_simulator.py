@@ -14,9 +14,10 @@ from scipy.signal import butter, resample_poly, sosfiltfilt
 from wfdb.processing import gqrs_detect
 
 from pediatric_ecg.core import DataError
+from pediatric_ecg.data.databases import LEIPZIG
 from pediatric_ecg.data.rhythms import segments
-from pediatric_ecg.sim import simulate
-from pediatric_ecg.sim.files import encode_annotations
+from pediatric_ecg.data.records import encode_annotations
+from pediatric_ecg.sim.simulator import simulate
 from pediatric_ecg.sim.studies import OUTSIDE
 
 pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword') # wfdb itself, on pandas 3
@@ -260,7 +261,7 @@ def test_same_seed_same_bytes(tmp_path):
 def test_annotations_byte_for_byte(shared):
     "Our writer, given what wfdb reads from the one real annotation file, writes that file."
     real = wfdb.rdann(str(shared/'leipzig/x0010'), 'atr')
-    written = encode_annotations(real.sample, real.symbol, real.aux_note)
+    written = encode_annotations(real.sample, real.symbol, real.aux_note, LEIPZIG.symbols, FS)
     assert written == (shared/'leipzig/x0010.atr').read_bytes()
 
 
@@ -274,7 +275,7 @@ NOTES = st.sampled_from(['', '(N', 'AVNRT', '/A'])
 def test_annotations_survive(tmp_path_factory, rows):
     steps, symbols, aux = map(list, zip(*rows, strict=False))
     file = tmp_path_factory.mktemp('ann')/'r.atr'
-    file.write_bytes(encode_annotations(np.cumsum(steps), symbols, aux))
+    file.write_bytes(encode_annotations(np.cumsum(steps), symbols, aux, LEIPZIG.symbols, FS))
     back = wfdb.rdann(str(file.with_suffix('')), 'atr')
     assert list(back.sample) == list(np.cumsum(steps))
     assert back.symbol == symbols

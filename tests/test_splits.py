@@ -11,19 +11,10 @@ from hypothesis import strategies as st
 from pediatric_ecg.core import DataError, LeakError
 from pediatric_ecg.data.databases import MITDB
 from pediatric_ecg.data.rhythms import all_segments, group
-from pediatric_ecg.splits import (
-    Fold,
-    audit,
-    evaluable,
-    few_shot,
-    leave_one_patient_out,
-    load_folds,
-    patient_folds,
-    random_folds,
-    save_folds,
-)
-from pediatric_ecg.splits.folds import SIDES, fold_table, folds_hash
-from pediatric_ecg.windows import cut
+from pediatric_ecg.splits.folds import Fold, load_folds, save_folds, SIDES, fold_table, folds_hash
+from pediatric_ecg.splits import audit
+from pediatric_ecg.splits.split import evaluable, few_shot, leave_one_patient_out, patient_folds, random_folds
+from pediatric_ecg.windows.prepare import cut
 
 
 def make_table(held, extra=0):

@@ -9,99 +9,166 @@ __all__ = ['Reader']
 import os
 from functools import lru_cache
 from pathlib import Path
+
 import numpy as np
 import wfdb
+
 from ..core import DataError
-from .records import _TO_MV, read_signals
-from .headers import check_signal_file, read_header
+from pediatric_ecg.data.records import (
+    MILLIVOLTS_PER_UNIT, check_signal_file, read_header, read_signals,
+)
 
 # %% ../../nbs/data/03_decode.ipynb #c006-2ef2b4
-_INVALID = {'16': -1 << 15, '24': -1 << 23, '212': -1 << 15} # the integer that means: no sample here
-_SCALE = {'16': 1, '24': 1, '212': 16} # by how much the integers of _unpack are too large
+# The integer that means: no sample here
+_INVALID = {'16': -1 << 15, '24': -1 << 23, '212': -1 << 15}
+# By how much the integers of _unpack are too large
+_SCALE = {'16': 1, '24': 1, '212': 16}
 
-def _unpack(fmt, buf, first, n, k):
-    "Frames first…first+n of k leads as integers (n, k). `buf` holds one byte, then the file's."
-    at = first*k
-    if fmt == '16': return np.ndarray((n, k), '<i2', buf, 1 + 2*at)
-    if fmt == '24': return np.ndarray((n, k), '<i4', buf, 3*at, (3*k, 3)) >> 8 # the byte before each sample comes along, and drops out
-    skip = at % 2
-    m, at = (n*k + skip + 1)//2, at//2*3
-    low, high = np.ndarray(m, '<i2', buf, at + 1, (3,)), np.ndarray(m, '<u2', buf, at + 2, (3,)) # bytes 0 and 1, 1 and 2 of each three
-    two = np.empty((m, 2), np.int16)
-    np.left_shift(low, 4, out=two[:, 0]) # twelve bits moved to the top, where the sign is
-    two[:, 1] = ((high & 0xf0) << 8 | high >> 4 & 0xff0).view(np.int16)
-    return two.ravel()[skip:skip + n*k].reshape(n, k)
+def _unpack(fmt, buffer, first, n_frames, n_leads):
+    "Frames from `first` on as integers (frames, leads). `buffer` holds one byte, then the file's."
+    shape, sample = (n_frames, n_leads), first*n_leads
+    if fmt == '16':
+        return np.ndarray(shape, '<i2', buffer, 1 + 2*sample)
+    if fmt == '24':
+        # The byte before each sample comes along, and drops out.
+        return np.ndarray(shape, '<i4', buffer, 3*sample, (3*n_leads, 3)) >> 8
+    return _unpack_pairs(buffer, sample, n_frames*n_leads).reshape(shape)
+
+def _unpack_pairs(buffer, sample, n_samples):
+    "Samples of format 212 as integers of 16 bits, 16 times too large."
+    skip = sample % 2 # begin with a whole pair
+    n_pairs, at = (n_samples + skip + 1)//2, sample//2*3
+    # Bytes 0 and 1, and bytes 1 and 2, of each three
+    low = np.ndarray(n_pairs, '<i2', buffer, at + 1, (3,))
+    high = np.ndarray(n_pairs, '<u2', buffer, at + 2, (3,))
+    # Twelve bits move to the top, where the sign is.
+    pairs = np.empty((n_pairs, 2), np.int16)
+    np.left_shift(low, 4, out=pairs[:, 0])
+    pairs[:, 1] = ((high & 0xf0) << 8 | high >> 4 & 0xff0).view(np.int16)
+    return pairs.ravel()[skip:skip + n_samples]
 
 # %% ../../nbs/data/03_decode.ipynb #c009-da6e42
 _BITS = {'16': 16, '24': 24, '212': 12}
 
-def _decode(fmt, file, offset, k, start, out, columns, gain, baseline, factor):
-    "Frames of one file into `out` (leads, n) in mV, in pieces that stay in the cache. `columns`: places of the leads among the file's k."
-    n = out.shape[1]
-    early = start*k % 2 if fmt == '212' else 0 # begin at a whole byte
-    begin, size = (start - early)*k*_BITS[fmt]//8, -(-(n + early)*k*_BITS[fmt]//8)
-    buf = np.zeros(size + 4, np.uint8) # one byte before for _unpack, and room for half a pair behind
-    with open(file, 'rb') as f:
-        f.seek(offset + begin)
-        if (got := f.readinto(memoryview(buf)[1:1 + size])) < size:
-            raise DataError(f'{file}: ends at byte {offset + begin + got:,}, before the last sample promised; download it again')
-    scale, piece = _SCALE[fmt], max(1024, (1 << 17)//k & ~1)
-    for i in range(0, n, piece):
-        to = out[:, i:i + piece]
-        raw = _unpack(fmt, buf, i + early, to.shape[1], k)[:, columns].T
-        to[:] = raw
-        to -= baseline*scale # powers of two: exact
-        to /= gain*scale
-        if (factor != 1).any(): to *= factor
-        if raw.min() == _INVALID[fmt]: to[raw == _INVALID[fmt]] = np.nan
+def _read_bytes(file, first, size):
+    "Bytes of a file, with one zero byte before them for `_unpack` and room for half a pair behind."
+    buffer = np.zeros(size + 4, np.uint8)
+    with open(file, 'rb') as stream:
+        stream.seek(first)
+        held = stream.readinto(memoryview(buffer)[1:1 + size])
+    if held < size:
+        raise DataError(f'{file}: ends at byte {first + held:,}, before the last sample promised; '
+                        'download it again')
+    return buffer
+
+def _decode(
+    fmt, # '16', '24' or '212'
+    file, # Signal file
+    offset, # Byte at which its samples begin
+    n_leads, # Leads in the file
+    start, # First frame
+    out, # (wanted leads, frames) array to fill, mV
+    columns, # Places of the wanted leads among the file's
+    gain, # (wanted leads, 1)
+    baseline, # (wanted leads, 1)
+    factor, # (wanted leads, 1) to mV
+):
+    "Frames of one file into `out`, in pieces that stay in the cache."
+    n_frames = out.shape[1]
+    early = start*n_leads % 2 if fmt == '212' else 0 # begin at a whole byte
+    begin = (start - early)*n_leads*_BITS[fmt]//8
+    bits = (n_frames + early)*n_leads*_BITS[fmt]
+    buffer = _read_bytes(file, offset + begin, (bits + 7)//8)
+    scale, piece = _SCALE[fmt], max(1024, (1 << 17)//n_leads & ~1)
+    for first in range(0, n_frames, piece):
+        millivolts = out[:, first:first + piece]
+        raw = _unpack(fmt, buffer, first + early, millivolts.shape[1], n_leads)[:, columns].T
+        millivolts[:] = raw
+        millivolts -= baseline*scale # powers of two: exact
+        millivolts /= gain*scale
+        if (factor != 1).any():
+            millivolts *= factor
+        if raw.min() == _INVALID[fmt]:
+            millivolts[raw == _INVALID[fmt]] = np.nan
 
 # %% ../../nbs/data/03_decode.ipynb #c011-4ac09e
 @lru_cache(maxsize=256)
 def _layout(path, stamp):
-    "For each signal file (format, offset, channels in order); None where wfdb must read the record."
-    h = wfdb.rdheader(path)
-    if isinstance(h, wfdb.MultiRecord) or h.sig_len is None: return None
-    plain = zip(h.fmt, h.samps_per_frame, h.skew, h.block_size)
-    if any(f not in _INVALID or s != 1 or k or b for f, s, k, b in plain) or not all(h.adc_gain): return None
-    files = {}
-    for c, name in enumerate(h.file_name): files.setdefault(name, []).append(c)
-    same = lambda values, cs: len({values[c] for c in cs}) == 1
-    if not all(same(h.fmt, cs) and same(h.byte_offset, cs) for cs in files.values()): return None
-    return [(str(Path(path).parent/name), h.fmt[cs[0]], h.byte_offset[cs[0]] or 0, cs) for name, cs in files.items()]
+    """For each signal file (path, format, offset, channels in order).
+    None where wfdb must read the record.
+    """
+    header = wfdb.rdheader(path)
+    if isinstance(header, wfdb.MultiRecord) or header.sig_len is None or not all(header.adc_gain):
+        return None
+    peculiarities = zip(header.fmt, header.samps_per_frame, header.skew, header.block_size)
+    for fmt, samples, skew, block in peculiarities:
+        if fmt not in _INVALID or samples != 1 or skew or block:
+            return None
+    channels_of = {}
+    for channel, name in enumerate(header.file_name):
+        channels_of.setdefault(name, []).append(channel)
+    layout = []
+    for name, channels in channels_of.items():
+        formats = {(header.fmt[channel], header.byte_offset[channel]) for channel in channels}
+        if len(formats) > 1:
+            return None
+        fmt, offset = formats.pop()
+        layout.append((str(Path(path).parent/name), fmt, offset or 0, channels))
+    return layout
 
 # %% ../../nbs/data/03_decode.ipynb #c012-2014da
 class Reader:
-    "Reads stretches of chosen channels of one record in mV; `DataError` if its signal file is missing or short."
+    """Reads stretches of chosen channels of one record in mV.
+    `DataError` if its signal file is missing or short.
+    """
     def __init__(self,
         path:str|Path, # Record: path without extension
         channels:list[int]|None=None, # Channel indices; all if left out
-        fast:bool=True # False: always by wfdb
+        fast:bool=True, # False: always by wfdb
     ):
         self.path, self.header = Path(path), read_header(path)
         check_signal_file(self.header)
         self.channels = list(range(len(self.header.leads))) if channels is None else list(channels)
-        stat = os.stat(f'{path}.hea')
-        self.layout = _layout(str(path), (stat.st_mtime_ns, stat.st_size)) if fast else None
+        self.layout = None
+        if fast:
+            stat = os.stat(f'{path}.hea')
+            self.layout = _layout(str(path), (stat.st_mtime_ns, stat.st_size))
 
     def __call__(self,
         start:int=0, # First sample
-        stop:int|None=None # One after the last sample
+        stop:int|None=None, # One after the last sample
     )->np.ndarray: # (samples, leads) float64, mV; NaN where the file marks samples invalid
-        "Samples start…stop. The result is the transpose of a (leads, samples) array, which is what filters want."
-        stop = self.header.n_samples if stop is None else min(int(stop), self.header.n_samples)
+        """Samples start…stop of the channels.
+        The result is the transpose of a (leads, samples) array, which is what filters want.
+        """
+        n_samples = self.header.n_samples
+        stop = n_samples if stop is None else min(int(stop), n_samples)
         if not 0 <= start < stop:
-            raise DataError(f'{self.path}.hea: samples {start} to {stop} asked of a record of {self.header.n_samples}')
-        if self.layout is None: return read_signals(self.path, start, stop, self.channels)
-        out, h = np.empty((len(self.channels), stop - start)), self.header
+            asked = f'samples {start} to {stop}'
+            raise DataError(f'{self.path}.hea: {asked} asked of a record of {n_samples}')
+        if self.layout is None:
+            return read_signals(self.path, start, stop, self.channels)
+        signals = np.empty((len(self.channels), stop - start))
         for file, fmt, offset, held in self.layout:
-            rows = [i for i, c in enumerate(self.channels) if c in held]
-            if not rows: continue
-            ch = [self.channels[i] for i in rows]
-            column = lambda values, ch=ch: np.array([values[c] for c in ch], float)[:, None]
-            places = [held.index(c) for c in ch]
-            step = slice(places[0], places[-1] + 1) if places == list(range(places[0], places[-1] + 1)) else places
-            to = out if rows == list(range(len(out))) else np.empty((len(rows), stop - start))
-            _decode(fmt, file, offset, len(held), int(start), to, step, column(h.gain), column(h.baseline),
-                    np.array([_TO_MV.get(h.units[c], 1.) for c in ch])[:, None])
-            if to is not out: out[rows] = to
-        return out.T
+            self._read_file(file, fmt, offset, held, int(start), signals)
+        return signals.T
+
+    def _read_file(self, file, fmt, offset, held, start, signals):
+        "The wanted channels of a file that holds the channels `held`, into their rows of `signals`."
+        rows = [row for row, channel in enumerate(self.channels) if channel in held]
+        if not rows:
+            return
+        channels = [self.channels[row] for row in rows]
+        places = [held.index(channel) for channel in channels]
+        if places == list(range(places[0], places[-1] + 1)):
+            places = slice(places[0], places[-1] + 1) # a slice is a view, a list would be a copy
+        header = self.header
+        gain = np.array([header.gain[channel] for channel in channels], float)[:, None]
+        baseline = np.array([header.baseline[channel] for channel in channels], float)[:, None]
+        units = [header.units[channel] for channel in channels]
+        factor = np.array([MILLIVOLTS_PER_UNIT.get(unit, 1.) for unit in units])[:, None]
+        whole = len(rows) == len(signals) # then no copy is needed
+        out = signals if whole else np.empty((len(rows), signals.shape[1]))
+        _decode(fmt, file, offset, len(held), start, out, places, gain, baseline, factor)
+        if not whole:
+            signals[rows] = out

@@ -9,71 +9,52 @@ __all__ = ['STANDARD_BEATS', 'LEIPZIG', 'MITDB', 'DATABASES', 'Database', 'regis
 import json
 import re
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
+from importlib.resources import files
 from pathlib import Path
-from fastcore.basics import patch
+from typing import NoReturn
+
 with warnings.catch_warnings(): # wfdb 4.3 uses a keyword that pandas 3.1 deprecates
     warnings.simplefilter('ignore', DeprecationWarning)
     import wfdb
-from ..core import DataError
 
-# %% ../../nbs/data/00_databases.ipynb #c012-f9aef2
-STANDARD_BEATS = 'NLRBAaJSVrFejnE/fQ?' # the annotation codes that WFDB counts as beats (a flutter wave, '!', is none)
-
-def _tidy(db):
-    "Lists become tuples (JSON has no tuples), a bare list of markers becomes a dict."
-    put = lambda key, value: object.__setattr__(db, key, value)
-    if not isinstance(db.markers, dict): put('markers', {m: m.strip('(') for m in db.markers})
-    put('modalities', {k: (v,) if isinstance(v, str) else tuple(v) for k, v in db.modalities.items()})
-    put('fits', {k: tuple(v) for k, v in db.fits.items()})
-    put('symbols', tuple((int(n), s, d) for n, s, d in db.symbols))
-    for key in ('continues', 'unusable', 'marker_symbols', 'neutral', 'notes'): put(key, tuple(getattr(db, key)))
-
-def _check(db):
-    "Raise `DataError` for what can be known to be wrong without any data."
-    def no(text): raise DataError(f'database {db.name!r}: {text}')
-    if not db.markers: no('has no rhythm markers; list them under "markers"')
-    if not db.modalities or not all(db.modalities.values()): no('needs at least one modality with at least one lead')
-    known = {*db.markers, *db.continues, *db.unusable}
-    places = {'aliases': db.aliases.values(), 'fits': db.fits, 'first_marker': [db.first_marker] if db.first_marker else [],
-              **{f'grouping {k}': v for k, v in db.groupings.items()}}
-    for place, names in places.items():
-        for m in names:
-            if m not in known: no(f'{place} names {m!r}, which is not among its markers')
-    for key in ('records', 'subject_pattern', 'comment_pattern'):
-        try: re.compile(getattr(db, key))
-        except re.error as e: no(f'{key} is not a regular expression ({e})')
+from ..core import DataError, write_text
 
 # %% ../../nbs/data/00_databases.ipynb #c013-06570c
+# The annotation codes that WFDB counts as beats (a flutter wave, '!', is none).
+STANDARD_BEATS = 'NLRBAaJSVrFejnE/fQ?'
+
 @dataclass(frozen=True)
 class Database:
-    "All that the package must know of a WFDB rhythm database. Checked when made: `DataError` if it contradicts itself."
+    """All that the package must know of a WFDB rhythm database.
+    Checked when made: `DataError` if it contradicts itself.
+    """
     name:str # Short name, as in --database NAME
     title:str # Full title, printed in reports
     modalities:dict[str,tuple[str,...]] # Modality → ordered lead slots: 'MLII|V5', '/^CS/', '#0'
-    markers:dict[str,str] # Rhythm marker as in the file, '(N' → name in plain language, 'sinus rhythm'
+    markers:dict[str,str] # Rhythm marker, '(N' → name in plain language, 'sinus rhythm'
     aliases:dict[str,str] = field(default_factory=dict) # Other spellings of a marker: '(NSR' → '(N'
     continues:tuple[str,...] = () # Markers that mean: the rhythm before goes on
     unusable:tuple[str,...] = () # Markers that mean: do not use the signal up to the next marker
     unusable_pair:str = '' # Annotation symbol that brackets unusable spans, in pairs
     marker_symbols:tuple[str,...] = ('+',) # Annotation symbols whose aux string is a rhythm marker
     first_marker:str = '' # Rhythm before the first marker; '' leaves that time unlabelled
-    groupings:dict[str,dict[str,str]] = field(default_factory=dict) # Grouping → {marker: class}; unlisted markers are left out
-    subjects:dict[str,str] = field(default_factory=dict) # Record, or what the pattern found in it → subject
-    subject_pattern:str = '' # Regular expression searched in the record's name; its first group is the subject
-    subject_tables:dict[str,str] = field(default_factory=dict) # CSV file in the folder → name of that group of subjects
-    subject_columns:dict[str,str] = field(default_factory=dict) # Column of the CSV → 'record', 'subject', 'age', …
-    comment_pattern:str = '' # Regular expression with named groups (age, gender, …) searched in the header's comments
+    groupings:dict[str,dict[str,str]] = field(default_factory=dict) # Name → {marker: class}
+    subjects:dict[str,str] = field(default_factory=dict) # Record, or what the pattern found → subject
+    subject_pattern:str = '' # Regular expression for a record's name; its first group is the subject
+    subject_tables:dict[str,str] = field(default_factory=dict) # CSV file → name of its group of subjects
+    subject_columns:dict[str,str] = field(default_factory=dict) # Column of the CSV → 'record', 'age', …
+    comment_pattern:str = '' # The same for a header's comments, with named groups (age, gender, …)
     fs:float|None = None # Sampling rate in Hz, if the same in all records
     annotator:str = 'atr' # Extension of the annotation files
-    symbols:tuple[tuple[int,str,str],...] = () # Custom annotation symbols: (store, symbol, description)
+    symbols:tuple[tuple[int,str,str],...] = () # Custom symbols: (store, symbol, description)
     beat_symbols:str = STANDARD_BEATS # Annotation symbols that are beats
-    fits:dict[str,tuple[str,...]] = field(default_factory=dict) # Marker → beat labels that fit it; a label is 'symbol' or 'symbol aux'
-    neutral:tuple[str,...] = () # Beat labels that may occur in any rhythm: single ectopic or unclassifiable beats
+    fits:dict[str,tuple[str,...]] = field(default_factory=dict) # Marker → labels of beats that fit it
+    neutral:tuple[str,...] = () # Labels of beats that may occur in any rhythm: ectopic, unclassifiable
     mains:float = 50. # Mains frequency where it was recorded, Hz
     window_seconds:float = 5. # Window length to start from, s
     records:str = '' # Regular expression of the record names; decides when two databases look alike
-    errata:dict[str,str] = field(default_factory=dict) # Finding of the check, 'code record lead' with * and ? → what is known of it
+    errata:dict[str,str] = field(default_factory=dict) # 'code record lead' of a finding, with * → reason
     url:str = '' # Where the files of the release are
     size_mb:float = 0. # Rough size of the release, MB
     citation:str = '' # How to cite it
@@ -81,171 +62,228 @@ class Database:
     notes:tuple[str,...] = () # What a reader of any result on it must know; printed in the report
 
     def __post_init__(self):
-        _tidy(self)
-        _check(self)
+        self._tidy()
+        self._check()
 
-# %% ../../nbs/data/00_databases.ipynb #c017-4b74c8
-@patch
-def grouping(self:Database,
-    name:str='default' # Name of the grouping
-)->dict[str,str]: # marker → class label
-    "The mapping from rhythm markers to classes. Raises `DataError` for an unknown name."
-    if name in self.groupings: return self.groupings[name]
-    if name in ('default', 'fine'): return {m: m.strip('(') for m in self.markers}
-    raise DataError(f'database {self.name!r} has no grouping {name!r}; it has {", ".join(sorted({"default", "fine", *self.groupings}))}')
+    def grouping(self,
+        name:str='default', # Name of the grouping
+    )->dict[str,str]: # marker → class label
+        "The mapping from rhythm markers to classes. Raises `DataError` for an unknown name."
+        if name in self.groupings:
+            return self.groupings[name]
+        if name in ('default', 'fine'):
+            return {marker: marker.strip('(') for marker in self.markers}
+        known = ', '.join(sorted({'default', 'fine', *self.groupings}))
+        raise DataError(f'database {self.name!r} has no grouping {name!r}; it has {known}')
 
-# %% ../../nbs/data/00_databases.ipynb #c020-227f6d
-@patch
-def to_json(self:Database,
-    path:str|Path|None=None # Write it there too
-)->str: # JSON text
-    "The specification as JSON; fields that hold their default are left out."
-    always = ('name', 'title', 'modalities', 'markers')
-    default = lambda f: f.default_factory() if callable(f.default_factory) else f.default
-    spec = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != default(f) or f.name in always}
-    text = json.dumps(spec, indent=1, ensure_ascii=False)
-    if path is not None: Path(path).write_text(text + '\n', encoding='utf-8')
-    return text
+    def to_json(self,
+        path:str|Path|None=None, # Write it there too
+    )->str: # JSON text
+        "The specification as JSON; fields that hold their default are left out."
+        spec = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if _is_required(entry) or value != _default(entry):
+                spec[entry.name] = value
+        text = json.dumps(spec, indent=1, ensure_ascii=False)
+        if path is not None:
+            write_text(path, text)
+        return text
 
-# %% ../../nbs/data/00_databases.ipynb #c021-d05df3
-@patch(cls_method=True)
-def from_json(cls:Database,
-    source:str|Path # Path of a JSON file, or JSON text
-)->Database:
-    "Read a specification; `DataError` names the file and the wrong key."
-    inline = str(source).lstrip().startswith('{')
-    where = 'the JSON text' if inline else str(source)
-    try: spec = json.loads(source if inline else Path(source).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e: raise DataError(f'{where}: cannot be read as a database specification ({e})') from None
-    if not isinstance(spec, dict): raise DataError(f'{where}: holds no JSON object; write the fields of a Database between braces')
-    names = {f.name for f in fields(cls)}
-    if unknown := sorted(set(spec) - names): raise DataError(f'{where}: unknown key {unknown[0]!r}; known are {", ".join(sorted(names))}')
-    if missing := sorted({'name', 'modalities', 'markers'} - set(spec)): raise DataError(f'{where}: the key {missing[0]!r} is missing')
-    try: return cls(**{'title': spec['name'], **spec})
-    except (TypeError, ValueError, AttributeError) as e:
-        raise DataError(str(e) if isinstance(e, DataError) else f'{where}: a value has the wrong type ({e})') from None
+    @classmethod
+    def from_json(cls,
+        source:str|Path, # Path of a JSON file, or JSON text
+    )->'Database':
+        "Read a specification. `DataError` names the file and the wrong key."
+        inline = str(source).lstrip().startswith('{')
+        where = 'the JSON text' if inline else str(source)
+        try:
+            spec = json.loads(str(source) if inline else Path(source).read_text(encoding='utf-8'))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f'{where}: cannot be read as a database specification ({error})') from None
+        if not isinstance(spec, dict):
+            raise DataError(f'{where}: holds no JSON object; '
+                            'write the fields of a Database between braces')
+        names = {entry.name for entry in fields(cls)}
+        unknown = sorted(set(spec) - names)
+        if unknown:
+            raise DataError(f'{where}: unknown key {unknown[0]!r}; '
+                            f'known are {", ".join(sorted(names))}')
+        missing = sorted({'name', 'modalities', 'markers'} - set(spec))
+        if missing:
+            raise DataError(f'{where}: the key {missing[0]!r} is missing')
+        try:
+            return cls(**{'title': spec['name'], **spec})
+        except DataError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
+            raise DataError(f'{where}: a value has the wrong type ({error})') from None
+
+    def _tidy(self)->None:
+        "Lists become tuples (JSON has no tuples), a bare list of markers becomes a dict."
+        tidied:dict = {}
+        if not isinstance(self.markers, dict):
+            tidied['markers'] = {marker: marker.strip('(') for marker in self.markers}
+        tidied['modalities'] = {}
+        for modality, slots in self.modalities.items():
+            tidied['modalities'][modality] = (slots,) if isinstance(slots, str) else tuple(slots)
+        tidied['fits'] = {marker: tuple(labels) for marker, labels in self.fits.items()}
+        tidied['symbols'] = tuple((int(code), symbol, text) for code, symbol, text in self.symbols)
+        for key in ('continues', 'unusable', 'marker_symbols', 'neutral', 'notes'):
+            tidied[key] = tuple(getattr(self, key))
+        for key, value in tidied.items():
+            # A frozen dataclass may set a field of its own only so.
+            object.__setattr__(self, key, value)
+
+    def _check(self)->None:
+        "Raise `DataError` for what can be known to be wrong without any data."
+        if not self.markers:
+            self._refuse('has no rhythm markers; list them under "markers"')
+        if not self.modalities or not all(self.modalities.values()):
+            self._refuse('needs at least one modality with at least one lead')
+        named = {'aliases': self.aliases.values(), 'fits': self.fits}
+        if self.first_marker:
+            named['first_marker'] = [self.first_marker]
+        for name, grouping in self.groupings.items():
+            named[f'grouping {name}'] = grouping
+        known = {*self.markers, *self.continues, *self.unusable}
+        for place, markers in named.items():
+            for marker in markers:
+                if marker not in known:
+                    self._refuse(f'{place} names {marker!r}, which is not among its markers')
+        for key in ('records', 'subject_pattern', 'comment_pattern'):
+            try:
+                re.compile(getattr(self, key))
+            except re.error as error:
+                self._refuse(f'{key} is not a regular expression ({error})')
+
+    def _refuse(self, text)->NoReturn:
+        raise DataError(f'database {self.name!r}: {text}') from None
+
+def _is_required(entry:Field)->bool:
+    "Whether a specification must name this field."
+    return entry.name in ('name', 'title', 'modalities', 'markers')
+
+def _default(entry:Field):
+    "The value of a field that a specification leaves out."
+    return entry.default_factory() if callable(entry.default_factory) else entry.default
 
 # %% ../../nbs/data/00_databases.ipynb #c024-977c07
-_CONDUCTED = ('N', 'N N-Prex', 'R', 'L') # sinus beats: plain, pre-excited, or with a bundle branch block
+def _built_in(name):
+    "A database whose specification is a file of this package."
+    file = files('pediatric_ecg.data').joinpath('specs', f'{name}.json')
+    return Database.from_json(file.read_text(encoding='utf-8'))
 
-LEIPZIG = Database('leipzig',
-    'Leipzig Heart Center ECG-Database: arrhythmias in children and patients with congenital heart disease, 1.0.0',
-    modalities={'ecg': tuple('I II III aVR aVL aVF V1 V2 V3 V4 V5 V6'.split()),
-                'iegm': tuple('ABL12 RVA12 CS12 CS34 CS56 CS78 CS90'.split())},
-    markers={'(N': 'sinus rhythm', '(/A': 'atrial pacing', '(/V': 'ventricular pacing', '(AVRT': 'atrioventricular reentrant tachycardia',
-             '(AVNRT': 'atrioventricular nodal reentrant tachycardia', '(AFIB': 'atrial fibrillation', '(AFL': 'atrial flutter',
-             '(VT': 'ventricular tachycardia', '(A': 'ectopic atrial rhythm', '(EAT': 'ectopic atrial tachycardia',
-             '(J': 'junctional rhythm', '(B': 'bigeminy', '(IVR': 'idioventricular rhythm'},
-    aliases={'(NSR': '(N'}, unusable_pair='~',
-    groupings={'default': {'(N': 'N', '(/A': '/A', '(/V': '/V', '(AVRT': 'AVRT', '(AVNRT': 'AVNRT', '(AFIB': 'AF', '(AFL': 'AF',
-                           '(VT': 'VT', '(A': 'AE', '(EAT': 'AE', '(J': 'J'}},
-    subject_pattern=r'x(\d+)', subject_tables={'children-subject-info.csv': 'children', 'adults-subject-info.csv': 'adults'},
-    subject_columns={'file_name': 'record', 'subject_id': 'subject', 'ap_loacation': 'ap_location'},
-    fs=977., symbols=((42, 'X', 'Tachycardias'), (43, 'b', 'AV-Block')), beat_symbols=STANDARD_BEATS + 'Xb',
-    fits={'(N': _CONDUCTED, '(/A': ('/ /A',), '(/V': ('/ /V',), '(AVRT': ('X AVRT', 'X avrt'),
-          '(AVNRT': ('X AVNRT', 'X AVNRT+BII', 'X avnrt'), '(AFIB': ('X AFIB',), '(AFL': ('X AFL',), '(VT': ('X VT', 'V', 'R'),
-          '(A': ('A', 'N', 'R'), '(EAT': ('X EAT', 'A'), '(J': ('J', 'j'), '(B': ('N', 'V'), '(IVR': ('X IVR', 'V', 'R')},
-    neutral=('Q', 'A', 'A A-Prex', 'a', 'J', 'j', 'V', 'F', 'f', 'b BI'),
-    mains=50., window_seconds=2., records=r'x\d{3,4}',
-    errata={'age x007': 'the age is typed .14.3; 14.3 is meant', 'duration x005': 'the table gives 2.8 s more than the signal has',
-            'flat x0027 ABL12': 'the ablation catheter is flat', 'before-first-marker x0013': 'two beats precede the first marker',
-            'repeated-marker *': 'a marker repeats the rhythm before it; the segments are joined',
-            'disagreement *': 'markers and beats contradict each other; choose by --label marker or beats',
-            **{f'clipped {r} *': 'surface leads saturate' for r in ('x001', 'x002', 'x003', 'x004', 'x006', 'x109')},
-            **{f'clipped * {l}': 'electrograms reach the rails of ±10.24 mV' for l in ('ABL*', 'RVA12', 'CS*', 'ART')}},
-    url='https://physionet.org/files/leipzig-heart-center-ecg/1.0.0/', size_mb=3400,
-    citation='Klehs S, Franke D, Alhamad B, Gebauer R, Teich L, Teich T, Paech C. Leipzig Heart Center ECG-Database: Arrhythmias in '
-             'Children and Patients with Congenital Heart Disease (1.0.0). PhysioNet, 2025. doi:10.13026/7a4j-vn37',
-    licence='Open Data Commons Attribution License 1.0')
+LEIPZIG = _built_in('leipzig')
 
 # %% ../../nbs/data/00_databases.ipynb #c027-85c08f
-MITDB = Database('mitdb', 'MIT-BIH Arrhythmia Database 1.0.0',
-    modalities={'lead1': ('MLII|V5',), 'lead2': ('V1|V2|V4|V5|MLII',)},
-    markers={'(N': 'sinus rhythm', '(AFIB': 'atrial fibrillation', '(P': 'paced rhythm', '(B': 'ventricular bigeminy',
-             '(SBR': 'sinus bradycardia', '(T': 'ventricular trigeminy', '(AFL': 'atrial flutter', '(PREX': 'pre-excitation',
-             '(BII': 'second-degree heart block', '(NOD': 'junctional rhythm', '(VT': 'ventricular tachycardia',
-             '(SVTA': 'supraventricular tachyarrhythmia', '(IVR': 'idioventricular rhythm', '(VFL': 'ventricular flutter',
-             '(AB': 'atrial bigeminy'},
-    aliases={'(NSR': '(N'}, subject_pattern=r'(\d{3})', subjects={'202': '201'},
-    comment_pattern=r'^\s*(?P<age>-?\d+)\s+(?P<gender>[MF])\b', fs=360.,
-    fits={'(N': ('N', 'L', 'R', 'B'), '(AFIB': ('N', 'L', 'R'), '(P': ('/', 'f'), '(B': ('N', 'L', 'R', 'V'), '(SBR': ('N', 'L', 'R', 'A'),
-          '(T': ('N', 'L', 'R', 'V'), '(AFL': ('N', 'L', 'R'), '(PREX': ('N',), '(BII': ('N', 'L', 'R'), '(NOD': ('J', 'j'), '(VT': ('V',),
-          '(SVTA': ('A', 'a', 'J', 'S'), '(IVR': ('E', 'V'), '(AB': ('N', 'A')},
-    neutral=('A', 'a', 'J', 'S', 'j', 'e', 'E', 'V', 'F', 'Q', '?'),
-    notes=('Its two surface leads stand in for two modalities: a test of the mechanics on real signals that says nothing of electrograms.',
-           'Adults, recorded 1975-79; none of it speaks of children.'),
-    mains=60., window_seconds=5., records=r'[12]\d\d',
-    errata={'age *': 'an age of -1 means unknown', 'clipped *': 'the converter has 11 bits; large beats reach its rails',
-            'repeated-marker *': 'a marker repeats the rhythm before it; the segments are joined',
-            'disagreement *': 'the annotators named beats and rhythms separately'},
-    url='https://physionet.org/files/mitdb/1.0.0/', size_mb=105,
-    citation='Moody GB, Mark RG. The impact of the MIT-BIH Arrhythmia Database. IEEE Eng in Med and Biol 20(3):45-50, 2001. '
-             'doi:10.13026/C2F305',
-    licence='Open Data Commons Attribution License 1.0')
+MITDB = _built_in('mitdb')
 
 # %% ../../nbs/data/00_databases.ipynb #c030-4ba792
 DATABASES:dict[str,Database] = {}
 
 def register(
-    db:Database # Known by its name from now on
+    database:Database, # Known by its name from now on
 )->Database:
     "Add a database to those found by name and by `recognise`."
-    DATABASES[db.name] = db
-    return db
+    DATABASES[database.name] = database
+    return database
 
-for _db in (LEIPZIG, MITDB): register(_db)
+register(LEIPZIG)
+register(MITDB)
 
 def slot_names(
-    slot:str # 'MLII|V5', '/^CS/', '#0'
+    slot:str, # 'MLII|V5', '/^CS/', '#0'
 )->list[str]: # the alternatives, in order
     "Split a lead slot at the bars that stand outside of /regular expressions/."
     return re.findall(r'/[^/]*/|[^|]+', slot)
 
 # %% ../../nbs/data/00_databases.ipynb #c032-24ecf0
-def _glance(hea):
-    "Rate and lead names of one header file, or None if it cannot be read as one."
-    try: h = wfdb.rdheader(str(hea)[:-4], rd_segments=True)
-    except Exception: return None # wfdb raises many kinds; here an unreadable header is simply no evidence
-    names = h.sig_name or next((s.sig_name for s in getattr(h, 'segments', None) or [] if s is not None and s.sig_name), [])
-    return h.fs, {n.strip() for n in names}
+def _rate_and_leads(file):
+    "Rate and lead names of one header file; None if it cannot be read as one."
+    try:
+        header = wfdb.rdheader(str(file)[:-4], rd_segments=True)
+    except Exception: # wfdb raises many kinds; here an unreadable header is simply no evidence
+        return None
+    names = header.sig_name
+    if not names:
+        # The names of a multi-segment record stand in its segments.
+        segments = getattr(header, 'segments', None) or []
+        named = [part.sig_name for part in segments if part is not None and part.sig_name]
+        names = named[0] if named else []
+    return header.fs, {name.strip() for name in names}
 
-def _fits(db, rate, names):
-    "Whether a header may belong to the database: the same rate, a lead of some modality, and at least half of its leads known."
-    plain = [{a for slot in slots for a in slot_names(slot)} for slots in db.modalities.values()]
-    return bool(db.fs) and abs(db.fs - rate) < .5 and any(names & p for p in plain) and len(names & set.union(*plain)) >= len(names)/2
+def _may_hold(database, rate, leads):
+    "Whether a header may belong to the database: its rate, and at least half of its leads."
+    if not database.fs or abs(database.fs - rate) >= .5:
+        return False
+    known = set()
+    for slots in database.modalities.values():
+        for slot in slots:
+            known.update(slot_names(slot))
+    found = leads & known
+    return bool(found) and len(found) >= len(leads)/2
 
 # %% ../../nbs/data/00_databases.ipynb #c033-c23eca
-def _remedy(): return f'known are {", ".join(DATABASES)}; name one with --database NAME, or describe yours in a file: --database spec.json'
+def _names_fit(database, headers):
+    "Whether all headers are named like records of the database."
+    return bool(database.records) and all(re.fullmatch(database.records, file.stem) for file in headers)
+
+def _remedy():
+    "What to do about a database that is not known."
+    known = ', '.join(DATABASES)
+    return (f'known are {known}; name one with --database NAME, '
+            'or describe yours in a file: --database spec.json')
 
 def recognise(
-    folder:str|Path # Folder with .hea files, or a part of a database
+    folder:str|Path, # Folder with .hea files, or a part of a database
 )->Database:
-    "The registered database with this rate and these leads (record names break a tie), or the folder's `database.json`; else `DataError`."
+    """The registered database with this rate and these leads, or the folder's `database.json`.
+    `DataError` if none fits.
+    """
     folder = Path(folder)
-    if not folder.is_dir(): raise DataError(f'{folder}: no such folder; give the folder that holds the .hea files')
-    if (folder/'database.json').is_file(): return Database.from_json(folder/'database.json')
+    if not folder.is_dir():
+        raise DataError(f'{folder}: no such folder; give the folder that holds the .hea files')
+    if (folder/'database.json').is_file():
+        return Database.from_json(folder/'database.json')
     headers = sorted(folder.rglob('*.hea'))
-    if not headers: raise DataError(f'{folder}: no WFDB header (.hea) in this folder; give the folder that holds the records')
-    some = headers[::max(1, len(headers)//12)]
-    seen = [g for g in map(_glance, some) if g and g[1]]
-    if not seen: raise DataError(f'{some[0]}: cannot be read as a WFDB header; restore the original file')
-    found = [db for db in DATABASES.values() if all(_fits(db, *g) for g in seen)]
-    if len(found) > 1: found = [db for db in found if db.records and all(re.fullmatch(db.records, h.stem) for h in some)] or found
-    if len(found) == 1: return found[0]
-    rate, names = seen[0]
-    what = f'{some[0].name}: {rate:g} Hz, {" ".join(sorted(names))}'
-    raise DataError(f'{folder}: {"several databases fit" if found else "no known database fits"} ({what}); {_remedy()}')
+    if not headers:
+        raise DataError(f'{folder}: no WFDB header (.hea) in this folder; '
+                        'give the folder that holds the records')
+    some = headers[::max(1, len(headers)//12)] # about a dozen say enough
+    seen = [found for found in map(_rate_and_leads, some) if found and found[1]]
+    if not seen:
+        raise DataError(f'{some[0]}: cannot be read as a WFDB header; restore the original file')
+    fitting = []
+    for database in DATABASES.values():
+        if all(_may_hold(database, rate, leads) for rate, leads in seen):
+            fitting.append(database)
+    if len(fitting) > 1:
+        # The record names break a tie.
+        fitting = [database for database in fitting if _names_fit(database, some)] or fitting
+    if len(fitting) == 1:
+        return fitting[0]
+    rate, leads = seen[0]
+    verdict = 'several databases fit' if fitting else 'no known database fits'
+    found = f'{some[0].name}: {rate:g} Hz, {" ".join(sorted(leads))}'
+    raise DataError(f'{folder}: {verdict} ({found}); {_remedy()}')
 
 # %% ../../nbs/data/00_databases.ipynb #c034-576a01
 def get_database(
-    which:'str|Path|Database|None'=None, # A value, a registered name, the path of a JSON specification, or None
-    folder:str|Path|None=None # Folder to recognise where nothing is named
+    which:str|Path|Database|None=None, # A value, a registered name, the path of a JSON file, or None
+    folder:str|Path|None=None, # Folder to recognise where nothing is named
 )->Database:
     "The database meant; recognised from the folder if not named. `DataError` for an unknown name."
-    if isinstance(which, Database): return which
+    if isinstance(which, Database):
+        return which
     if which is None:
-        if folder is None: raise DataError(f'no database named and no folder to recognise it from; {_remedy()}')
+        if folder is None:
+            raise DataError(f'no database named and no folder to recognise it from; {_remedy()}')
         return recognise(folder)
-    if str(which).lower() in DATABASES: return DATABASES[str(which).lower()]
-    if Path(which).is_file() or str(which).endswith('.json'): return Database.from_json(Path(which))
-    raise DataError(f'unknown database {str(which)!r}; {_remedy()}')
+    name = str(which)
+    if name.lower() in DATABASES:
+        return DATABASES[name.lower()]
+    if Path(which).is_file() or name.endswith('.json'):
+        return Database.from_json(Path(which))
+    raise DataError(f'unknown database {name!r}; {_remedy()}')

@@ -16,24 +16,27 @@ from .encoders import make_norm
 
 # %% ../../nbs/nn/03_periodicity.ipynb #c006-c0f035
 def activity(
-    x:Float[Tensor, "batch lead time"], # scaled signal, zeros on absent leads
+    signal:Float[Tensor, "batch lead time"], # scaled signal, zeros on absent leads
     fs:float, # Hz
     width:float=.06, # of the smoothing, s
 )->Float[Tensor, "batch time"]: # as long as the input
     "Smoothed sum over the leads of the absolute slope."
-    slope = F.pad(x.diff(dim=-1), (1, 0)).abs().sum(1, keepdim=True)
-    k = 2*round(width*fs/2) + 1
-    return F.avg_pool1d(slope, k, 1, k//2, count_include_pad=False).squeeze(1)
+    slope = F.pad(signal.diff(dim=-1), (1, 0)).abs().sum(1, keepdim=True)
+    kernel = 2*round(width*fs/2) + 1
+    return F.avg_pool1d(slope, kernel, 1, kernel//2, count_include_pad=False).squeeze(1)
 
 # %% ../../nbs/nn/03_periodicity.ipynb #c010-e6cf10
 def autocorrelation(
-    e:Float[Tensor, "*batch time"], # any signal
+    signal:Float[Tensor, "*batch time"], # any signal
 )->Float[Tensor, "*batch time"]: # by lag, 1 at lag 0; zeros for a constant signal
     "Unbiased autocorrelation of the centred signal, divided by its value at lag 0."
-    T = e.shape[-1]
-    e = e - e.mean(-1, keepdim=True)
-    a = torch.fft.irfft(torch.fft.rfft(e, 2*T).abs().square(), 2*T)[..., :T]
-    return a*T/torch.arange(T, 0, -1, device=e.device)/a[..., :1].clamp_min(1e-6)
+    length = signal.shape[-1]
+    centred = signal - signal.mean(-1, keepdim=True)
+    # padded to twice the length, so that the end of the window does not meet its beginning
+    power = torch.fft.rfft(centred, 2*length).abs().square()
+    by_lag = torch.fft.irfft(power, 2*length)[..., :length]
+    num_pairs = torch.arange(length, 0, -1, device=signal.device)
+    return by_lag*length/num_pairs/by_lag[..., :1].clamp_min(1e-6)
 
 # %% ../../nbs/nn/03_periodicity.ipynb #c013-df5fbf
 def log_lags(
@@ -43,23 +46,41 @@ def log_lags(
     shortest:float=.16, # s
     share:float=.68, # longest lag, as a share of the window
 )->Float[Tensor, "bins"]: # in samples, equal ratios
-    "Lags from the shortest to a share of the window. ValueError where the window is too short to hold two of them."
-    if share*seconds <= shortest: raise PediatricECGError(f'windows of {seconds:g} s are too short for the periodicity block: they need more than {shortest/share:.2g} s; set periodicity=False')
+    """Lags from the shortest to a share of the window.
+
+    PediatricECGError where the window is too short to hold two of them.
+    """
+    if share*seconds <= shortest:
+        raise PediatricECGError(f'windows of {seconds:g} s are too short for the periodicity block: '
+                                f'they need more than {shortest/share:.2g} s; set periodicity=False')
     return torch.logspace(math.log10(shortest*fs), math.log10(share*seconds*fs), bins)
 
 def at_lags(
-    a:Float[Tensor, "*batch time"], # by lag in samples
+    by_lag:Float[Tensor, "*batch time"], # an autocorrelation, by lag in samples
     lags:Float[Tensor, "bins"], # in samples
-)->Float[Tensor, "*batch bins"]: # between samples by a straight line; 0 beyond the end of a shorter window
+)->Float[Tensor, "*batch bins"]: # linear between samples; 0 beyond a shorter window
     "An autocorrelation at lags that are no whole numbers."
+    length = by_lag.shape[-1]
     low = lags.floor().long()
-    there = low + 1 < a.shape[-1]
-    low = low.clamp_max(a.shape[-1] - 2)
+    inside = low + 1 < length
+    low = low.clamp_max(length - 2)
     share = lags - lags.floor()
-    return torch.where(there, a[..., low]*(1 - share) + a[..., low + 1]*share, 0.)
+    return torch.where(inside, by_lag[..., low]*(1 - share) + by_lag[..., low + 1]*share, 0.)
 
 # %% ../../nbs/nn/03_periodicity.ipynb #c017-481356
+def _convolution(channels_in, channels_out, kernel, stride, norm):
+    "The three layers of one step of the block."
+    convolution = nn.Conv1d(channels_in, channels_out, kernel, stride, kernel//2, bias=False)
+    return [convolution, make_norm(channels_out, norm), nn.ReLU()]
+
 class Periodicity(nn.Module):
+    """Signals of several modalities to a vector that knows intervals and not shapes.
+
+    In: one scaled signal (batch, lead, time) per modality, zeros on absent leads.
+    Out: (batch, dim).
+    Raises PediatricECGError where the usual window is too short to hold a range of lags, or for
+    an unknown `norm`.
+    """
     def __init__(self,
         modalities:int, # number of signals
         dim:int, # width of the result
@@ -69,24 +90,36 @@ class Periodicity(nn.Module):
         norm:str='batch', # 'batch' or 'group'
         dropout:float=.3, # of what the convolutions found
     ):
-        "Signals of several modalities to a vector that knows intervals and not shapes."
         super().__init__()
-        self.fs, rows = fs, modalities + (modalities > 1)
+        self.fs = fs
         self.register_buffer('lags', log_lags(fs, seconds))
-        conv = lambda n, kernel, stride: (nn.Conv1d(n, width, kernel, stride, kernel//2, bias=False), make_norm(width, norm), nn.ReLU())
-        self.net = nn.Sequential(*conv(rows, 9, 1), *conv(width, 9, 2), *conv(width, 5, 2), nn.Flatten(), nn.Dropout(dropout), nn.Linear(width*math.ceil(len(self.lags)/4), dim))
+        # one row per modality, and one for their sum where there are several
+        rows = modalities + (modalities > 1)
+        lags_left = math.ceil(len(self.lags)/4)   # two convolutions of stride 2
+        self.net = nn.Sequential(
+            *_convolution(rows, width, 9, 1, norm),
+            *_convolution(width, width, 9, 2, norm),
+            *_convolution(width, width, 5, 2, norm),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(width*lags_left, dim))
 
     def profile(self,
-        signals:list[Float[Tensor, "batch _ time"]], # one a modality, scaled, zeros on absent leads
-    )->Float[Tensor, "batch row bins"]: # autocorrelation of each modality's activity, and of their sum where there are several
-        "What the block sees."
+        signals:list[Float[Tensor, "batch _ time"]], # one per modality, scaled, zeros on absent leads
+    )->Float[Tensor, "batch row bins"]: # by modality; then their sum
+        "What the block sees: the autocorrelation of the activity at the lags."
         with torch.autocast(signals[0].device.type, enabled=False):
-            e = [activity(s if s.dtype == torch.float64 else s.float(), self.fs) for s in signals]   # half precision has too few digits for a sum over a window
-            e = torch.stack(e + [sum(e)] if len(e) > 1 else e, 1)
-            return at_lags(autocorrelation(e), self.lags)
+            # half precision has too few digits for a sum over a window
+            activities = []
+            for signal in signals:
+                full = signal if signal.dtype == torch.float64 else signal.float()
+                activities.append(activity(full, self.fs))
+            if len(activities) > 1:
+                activities.append(sum(activities))
+            return at_lags(autocorrelation(torch.stack(activities, 1)), self.lags)
 
     def forward(self,
-        signals:list[Float[Tensor, "batch _ time"]], # one a modality, scaled, zeros on absent leads
+        signals:list[Float[Tensor, "batch _ time"]], # one per modality, scaled, zeros on absent leads
     )->Float[Tensor, "batch dim"]:
-        "A vector to be added to pooled features."
+        "The profile, read by three small convolutions."
         return self.net(self.profile(signals))

@@ -13,124 +13,169 @@ from torch import nn, Tensor
 from jaxtyping import Float
 from ..core import PediatricECGError
 from .fusion import attention_map, lag_bias, split_heads
-from fastcore.basics import patch
 
 # %% ../../nbs/nn/02_transformer.ipynb #c008-82edec
 class Block(nn.Module):
+    r"""Pre-norm Transformer block: attention, then a feed-forward part, each added to the tokens.
+
+    $x + \mathrm{attn}(\mathrm{norm}(x))$, then $x + \mathrm{ff}(\mathrm{norm}(x))$.
+
+    In and out: tokens (batch, token, dim). A bias (1, heads, token, token) may be added to the
+    scores of attention. After Vaswani et al. (2017), with the norm first as in Xiong et al.
+    (2020).
+    """
     def __init__(self,
         dim:int, # token width
         heads:int=4, # dim must be a multiple
         ff:int=2, # the feed-forward part is this many times wider than dim
     ):
-        "Pre-norm Transformer block: $x + \\mathrm{attn}(\\mathrm{norm}(x))$, then $x + \\mathrm{ff}(\\mathrm{norm}(x))$."
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.out = nn.Linear(dim, 3*dim), nn.Linear(dim, dim)
         self.up, self.down = nn.Linear(dim, ff*dim), nn.Linear(ff*dim, dim)
 
-    def _qkv(self, x): return [split_heads(t, self.heads) for t in self.qkv(self.norm1(x)).chunk(3, -1)]
+    def _query_key_value(self, tokens):
+        "Each (batch, heads, token, per_head)."
+        return [split_heads(part, self.heads) for part in self.qkv(self.norm1(tokens)).chunk(3, -1)]
 
     def forward(self,
-        x:Float[Tensor, "batch token dim"],
+        tokens:Float[Tensor, "batch token dim"],
         bias:Float[Tensor, "1 heads token token"]|None=None, # added to the scores
     )->Float[Tensor, "batch token dim"]:
         "Every token may look at every other."
-        q, k, v = self._qkv(x)
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
-        x = x + self.out(h.transpose(1, 2).flatten(2))
-        return x + self.down(F.relu(self.up(self.norm2(x))))
+        query, key, value = self._query_key_value(tokens)
+        if bias is not None:
+            bias = bias.to(query.dtype)
+        heads = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        tokens = tokens + self.out(heads.transpose(1, 2).flatten(2))
+        return tokens + self.down(F.relu(self.up(self.norm2(tokens))))
 
     def weights(self,
-        x:Float[Tensor, "batch token dim"],
+        tokens:Float[Tensor, "batch token dim"],
         bias:Float[Tensor, "1 heads token token"]|None=None, # added to the scores
     )->Float[Tensor, "batch heads token token"]: # rows sum to 1
         "What each token looks at, for pictures."
-        return attention_map(*self._qkv(x)[:2], bias)
+        query, key, _ = self._query_key_value(tokens)
+        return attention_map(query, key, bias)
 
 # %% ../../nbs/nn/02_transformer.ipynb #c013-74a366
 def sinusoid(
-    n:int, # positions
+    num_tokens:int, # positions
     dim:int, # width, even
     device=None, # of the result
 )->Float[Tensor, "position dim"]:
-    "Sines and cosines of periods from 6 to 600 tokens (Vaswani et al., 2017, with base 100 for our short rows)."
-    t = torch.arange(n, device=device, dtype=torch.float32)[:, None]
-    w = torch.exp(torch.arange(0, dim, 2, device=device, dtype=torch.float32) * (-math.log(100.) / dim))
-    return torch.stack([(t*w).sin(), (t*w).cos()], -1).flatten(1)
+    """Sines and cosines of periods from 6 to 600 tokens.
+
+    After Vaswani et al. (2017), with base 100 for our short rows.
+    """
+    position = torch.arange(num_tokens, device=device, dtype=torch.float32)[:, None]
+    exponent = torch.arange(0, dim, 2, device=device, dtype=torch.float32) * (-math.log(100.) / dim)
+    frequency = torch.exp(exponent)
+    return torch.stack([(position*frequency).sin(), (position*frequency).cos()], -1).flatten(1)
+
+# %% ../../nbs/nn/02_transformer.ipynb #pos-code
+def _by_lag(tokens, heads, table):
+    "Tokens as they are; a penalty on time lag goes into the scores."
+    return tokens, lag_bias(tokens.shape[1], heads, tokens.device)[None]
+
+def _by_sinusoid(tokens, heads, table):
+    "A fixed code is added to each token."
+    return tokens + sinusoid(tokens.shape[1], tokens.shape[2], tokens.device).to(tokens.dtype), None
+
+def _by_table(tokens, heads, table):
+    "A learned code is added to each token."
+    num_tokens = tokens.shape[1]
+    if num_tokens > len(table):
+        raise PediatricECGError(f'{num_tokens} tokens, but positions were learned for at most {len(table)}: '
+                                'use shorter windows, or lag positions')
+    return tokens + table[:num_tokens], None
+
+def _unplaced(tokens, heads, table):
+    "Tokens as they are: attention is blind to order."
+    return tokens, None
+
+POSITIONS = {'lag': _by_lag, 'sinusoidal': _by_sinusoid, 'learned': _by_table, 'none': _unplaced}
 
 # %% ../../nbs/nn/02_transformer.ipynb #s4bb014a7
-POSITIONS = ('lag', 'sinusoidal', 'learned', 'none')
-
 class Transformer(nn.Module):
+    """Positions, pre-norm blocks and a last normalisation: tokens that know their whole window.
+
+    In and out: tokens (batch, token, dim) of any number per window. Without blocks the tokens
+    come out as they are.
+    Raises PediatricECGError for unknown positions, and in `forward` for more tokens than learned
+    positions.
+    """
     def __init__(self,
         dim:int, # token width
         depth:int=2, # blocks; 0 returns the tokens as they are
         heads:int=4, # dim must be a multiple
         ff:int=2, # widening of the feed-forward part
-        positions:str='lag', # 'lag' and 'sinusoidal' (any length), 'learned' (at most max_tokens) or 'none'
+        positions:str='lag', # a key of POSITIONS; 'learned' takes at most max_tokens
         max_tokens:int=256, # only for learned positions
     ):
-        "Positions, pre-norm blocks and a last normalisation."
         super().__init__()
-        if positions not in POSITIONS: raise PediatricECGError(f'positions must be one of {", ".join(POSITIONS)}, not {positions!r}')
+        if positions not in POSITIONS:
+            raise PediatricECGError(f'positions must be one of {", ".join(POSITIONS)}, not {positions!r}')
         self.positions, self.heads = positions, heads
-        self.table = nn.Parameter(0.02*torch.randn(max_tokens, dim)) if positions == 'learned' and depth else None
+        self.table = None
+        if positions == 'learned' and depth:
+            self.table = nn.Parameter(0.02*torch.randn(max_tokens, dim))
         self.blocks = nn.ModuleList(Block(dim, heads, ff) for _ in range(depth))
         self.norm = nn.LayerNorm(dim) if depth else nn.Identity()
 
-    def _place(self, x):
-        n = x.shape[1]
-        if self.positions == 'lag': return x, lag_bias(n, self.heads, x.device)[None]
-        if self.positions == 'sinusoidal': return x + sinusoid(n, x.shape[2], x.device).to(x.dtype), None
-        if self.positions == 'none': return x, None
-        if n > len(self.table): raise PediatricECGError(f'{n} tokens, but positions were learned for at most {len(self.table)}: use shorter windows, or lag positions')
-        return x + self.table[:n], None
-
     def forward(self,
-        x:Float[Tensor, "batch token dim"],
+        tokens:Float[Tensor, "batch token dim"],
     )->Float[Tensor, "batch token dim"]:
         "Tokens that know their whole window."
-        if not len(self.blocks): return x
-        x, bias = self._place(x)
-        for b in self.blocks: x = b(x, bias)
-        return self.norm(x)
+        if len(self.blocks) == 0:
+            return tokens
+        tokens, bias = POSITIONS[self.positions](tokens, self.heads, self.table)
+        for block in self.blocks:
+            tokens = block(tokens, bias)
+        return self.norm(tokens)
 
-# %% ../../nbs/nn/02_transformer.ipynb #sb63a02c7
-@patch
-def attention(self:Transformer,
-    x:Float[Tensor, "batch token dim"],
-)->list[Float[Tensor, "batch heads token token"]]: # one map a block
-    "The map of each block, for pictures."
-    maps = []
-    if not len(self.blocks): return maps
-    x, bias = self._place(x)
-    for b in self.blocks:
-        maps.append(b.weights(x, bias))
-        x = b(x, bias)
-    return maps
+    def attention(self,
+        tokens:Float[Tensor, "batch token dim"],
+    )->list[Float[Tensor, "batch heads token token"]]: # one map per block
+        "The map of each block, for pictures."
+        maps = []
+        if len(self.blocks) == 0:
+            return maps
+        tokens, bias = POSITIONS[self.positions](tokens, self.heads, self.table)
+        for block in self.blocks:
+            maps.append(block.weights(tokens, bias))
+            tokens = block(tokens, bias)
+        return maps
 
 # %% ../../nbs/nn/02_transformer.ipynb #c026-a8ca62
 class Pool(nn.Module):
+    r"""A row of tokens to one vector: $\sum_t a_t x_t$ with $a = \mathrm{softmax}(X v)$.
+
+    In: tokens (batch, token, dim). Out: (batch, dim). Training starts at the mean, $v = 0$.
+    Raises PediatricECGError for an unknown kind.
+    """
     def __init__(self,
         dim:int, # token width
         kind:str='attention', # 'attention': a learned query weighs the tokens; 'mean'
     ):
-        "A row of tokens to one vector."
         super().__init__()
-        if kind not in ('attention', 'mean'): raise PediatricECGError(f"pooling must be 'attention' or 'mean', not {kind!r}")
+        if kind not in ('attention', 'mean'):
+            raise PediatricECGError(f"pooling must be 'attention' or 'mean', not {kind!r}")
         self.score = nn.Linear(dim, 1, bias=False) if kind == 'attention' else None
-        if self.score is not None: nn.init.zeros_(self.score.weight)
+        if self.score is not None:
+            nn.init.zeros_(self.score.weight)
 
     def weights(self,
-        x:Float[Tensor, "batch token dim"],
+        tokens:Float[Tensor, "batch token dim"],
     )->Float[Tensor, "batch token"]: # sums to 1
         "How much each token counts; equal before any training."
-        if self.score is None: return x.new_full(x.shape[:2], 1/x.shape[1])
-        return self.score(x).squeeze(-1).softmax(-1)
+        if self.score is None:
+            return tokens.new_full(tokens.shape[:2], 1/tokens.shape[1])
+        return self.score(tokens).squeeze(-1).softmax(-1)
 
     def forward(self,
-        x:Float[Tensor, "batch token dim"],
+        tokens:Float[Tensor, "batch token dim"],
     )->Float[Tensor, "batch dim"]:
-        "$\\sum_t a_t x_t$"
-        return (self.weights(x)[:, None] @ x).squeeze(1)
+        "The weighted mean of the tokens."
+        return (self.weights(tokens)[:, None] @ tokens).squeeze(1)

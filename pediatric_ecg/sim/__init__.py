@@ -3,9 +3,8 @@
 `simulate` writes a database of them in Leipzig's form. Every signal from here is simulated, never a patient's.
 """
 
-from .events import Heart, Patient, draw_ladder, draw_patient
-from .rhythms import play
+from .events import Heart, Patient, draw_ladder
 from .signals import Renderer
 from .simulator import draw_strip, simulate
 
-__all__ = ['Heart', 'Patient', 'Renderer', 'draw_ladder', 'draw_patient', 'draw_strip', 'play', 'simulate']
+__all__ = ['Heart', 'Patient', 'Renderer', 'draw_ladder', 'draw_strip', 'simulate']

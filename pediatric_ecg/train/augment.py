@@ -12,36 +12,67 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/train/00_augment.ipynb #c006-92d48f
-def scale_leads(x:Tensor, amount:float, generator)->Tensor:
-    "Multiplies each lead of each window by exp(amount·ε), ε standard normal: half as large is as likely as twice as large."
-    return x*torch.exp(amount*torch.randn(*x.shape[:2], 1, generator=generator, device=x.device))
+def scale_leads(
+    signal:Tensor, # (batch, leads, time)
+    amount:float,  # spread of the logarithm of the factor
+    generator:torch.Generator, # source of chance
+)->Tensor:
+    "Each lead of each window times exp(amount·ε), ε standard normal: half is as likely as double."
+    epsilon = torch.randn(*signal.shape[:2], 1, generator=generator, device=signal.device)
+    return signal*torch.exp(amount*epsilon)
 
 # %% ../../nbs/train/00_augment.ipynb #c007-81fd39
-def add_noise(x:Tensor, amount:float, generator)->Tensor:
-    "Adds white noise of up to `amount` times each lead's standard deviation."
-    level = amount*torch.rand(*x.shape[:2], 1, generator=generator, device=x.device)
-    return x + level*x.std(-1, keepdim=True)*torch.randn(x.shape, generator=generator, device=x.device)
+def add_noise(
+    signal:Tensor, # (batch, leads, time)
+    amount:float,  # largest noise, as a share of each lead's standard deviation
+    generator:torch.Generator, # source of chance
+)->Tensor:
+    "White noise is added to each lead, of a level drawn between 0 and `amount`."
+    level = amount*torch.rand(*signal.shape[:2], 1, generator=generator, device=signal.device)
+    noise = torch.randn(signal.shape, generator=generator, device=signal.device)
+    return signal + level*signal.std(-1, keepdim=True)*noise
 
 # %% ../../nbs/train/00_augment.ipynb #c009-e7d390
-def add_wander(x:Tensor, fs:float, amount:float, generator)->Tensor:
-    "Adds a slow sine of 0.1–0.5 Hz, up to `amount` times each lead's standard deviation."
-    r = lambda *shape: torch.rand(*shape, generator=generator, device=x.device)
-    t, B = torch.arange(x.shape[-1], device=x.device)/fs, len(x)
-    wave = torch.sin(2*torch.pi*((0.1 + 0.4*r(B, 1, 1))*t + r(B, 1, 1)))
-    return x + amount*r(*x.shape[:2], 1)*x.std(-1, keepdim=True)*wave
+def add_wander(
+    signal:Tensor, # (batch, leads, time)
+    fs:float,      # samples per second
+    amount:float,  # largest wander, as a share of each lead's standard deviation
+    generator:torch.Generator, # source of chance
+)->Tensor:
+    "A slow sine of 0.1 to 0.5 Hz is added, of a level drawn for each lead between 0 and `amount`."
+    def uniform(*shape):
+        return torch.rand(*shape, generator=generator, device=signal.device)
+
+    windows, leads, samples = signal.shape
+    time = torch.arange(samples, device=signal.device)/fs
+    frequency = 0.1 + 0.4*uniform(windows, 1, 1)
+    phase = uniform(windows, 1, 1)
+    wave = torch.sin(2*torch.pi*(frequency*time + phase))
+    return signal + amount*uniform(windows, leads, 1)*signal.std(-1, keepdim=True)*wave
 
 # %% ../../nbs/train/00_augment.ipynb #c011-cc0ccc
-def shift(x:Tensor, most:int, generator)->Tensor:
+def shift(
+    signal:Tensor, # (batch, leads, time)
+    most:int,      # largest shift, samples
+    generator:torch.Generator, # source of chance
+)->Tensor:
     "Shifts each window by up to `most` samples either way, the same in all leads, and repeats the edge."
-    if most < 1: return x
-    by = torch.randint(-most, most + 1, (len(x), 1), generator=generator, device=x.device)
-    index = (torch.arange(x.shape[-1], device=x.device) + by).clamp(0, x.shape[-1] - 1)
-    return x.gather(-1, index[:, None].expand(x.shape))
+    if most < 1:
+        return signal
+    by = torch.randint(-most, most + 1, (len(signal), 1), generator=generator, device=signal.device)
+    last = signal.shape[-1] - 1
+    index = (torch.arange(last + 1, device=signal.device) + by).clamp(0, last)
+    return signal.gather(-1, index[:, None].expand(signal.shape))
 
 # %% ../../nbs/train/00_augment.ipynb #c014-4ef3ff
-def drop_leads(present:Tensor, share:float, generator)->Tensor:
-    "Marks each present lead (B, leads) absent with probability `share`; where none would be left, the window keeps all it had."
-    kept = present & (torch.rand(present.shape, generator=generator, device=present.device) >= share)
+def drop_leads(
+    present:Tensor, # (batch, leads) bool
+    share:float,    # probability that a present lead is marked absent
+    generator:torch.Generator, # source of chance
+)->Tensor:          # (batch, leads) bool
+    "Marks leads absent at random; where none would be left, the window keeps all it had."
+    chance = torch.rand(present.shape, generator=generator, device=present.device)
+    kept = present & (chance >= share)
     return torch.where(kept.any(-1, keepdim=True), kept, present)
 
 # %% ../../nbs/train/00_augment.ipynb #c017-04c0fb
@@ -56,29 +87,35 @@ class Augment:
     drop_lead: float = 0.1   # probability that a present lead is marked absent
     drop_modality: float = 0.1 # probability that a window loses one whole modality, where it has two or more
 
-    def __call__(self, x:dict, # modality → (B, leads, T) mV
-                 present:dict, # modality → (B, leads) bool
-                 fs:float,     # samples a second
-                 generator:torch.Generator, # source of chance, on the tensors' device
-                )->tuple[dict, dict]:
+    def __call__(self,
+        signals:dict, # modality → (batch, leads, time) mV
+        present:dict, # modality → (batch, leads) bool
+        fs:float,     # samples per second
+        generator:torch.Generator, # source of chance, on the tensors' device
+    )->tuple[dict, dict]: # as given
         "A changed copy of the batch; the input stays as it was."
-        if not self.enabled: return x, present
+        if not self.enabled:
+            return signals, present
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        out = {}
-        for name, v in x.items():
-            v = add_noise(scale_leads(v, self.scale, generator), self.noise, generator)
-            v = add_wander(v, fs, self.wander, generator)
-            same = torch.Generator(v.device).manual_seed(seed)   # modalities must stay aligned with each other
-            out[name] = shift(v, round(self.shift_s*fs), same)
-        return out, self._drop(present, generator)
+        changed = {}
+        for name, signal in signals.items():
+            signal = scale_leads(signal, self.scale, generator)
+            signal = add_noise(signal, self.noise, generator)
+            signal = add_wander(signal, fs, self.wander, generator)
+            # modalities must stay aligned with each other: one seed, one shift
+            same_for_all = torch.Generator(signal.device).manual_seed(seed)
+            changed[name] = shift(signal, round(self.shift_s*fs), same_for_all)
+        return changed, self._drop(present, generator)
 
     def _drop(self, present, generator):
         "Lead drop-out, then the loss of one whole modality from windows that have several."
-        present = {k: drop_leads(v, self.drop_lead, generator) for k, v in present.items()}
+        present = {name: drop_leads(mask, self.drop_lead, generator) for name, mask in present.items()}
         names = list(present)
-        if len(names) < 2 or not self.drop_modality: return present
-        has = torch.stack([present[k].any(-1) for k in names], -1)
-        device = has.device
-        lost = torch.randint(len(names), (len(has),), generator=generator, device=device)
-        hit = (torch.rand(len(has), generator=generator, device=device) < self.drop_modality) & (has.sum(-1) > 1)
-        return {k: v & ~(hit & (lost == i))[:, None] for i, (k, v) in enumerate(present.items())}
+        if len(names) < 2 or not self.drop_modality:
+            return present
+        held = torch.stack([present[name].any(-1) for name in names], -1)   # (batch, modalities)
+        windows, device = len(held), held.device
+        lost = torch.randint(len(names), (windows,), generator=generator, device=device)
+        chance = torch.rand(windows, generator=generator, device=device)
+        hit = (chance < self.drop_modality) & (held.sum(-1) > 1)
+        return {name: present[name] & ~(hit & (lost == i))[:, None] for i, name in enumerate(names)}
