@@ -39,8 +39,17 @@ def record(
     "Write one row with the ratio of ours and the peer's; benchmarks run one at a time."
     if better not in ('higher', 'lower'):
         raise ValueError(f"better is 'higher' or 'lower', not {better!r}")
-    row = {'name': name, 'ours': float(f'{ours:.6g}'), 'peer': float(f'{peer:.6g}'), 'ratio': float(f'{ours / peer:.4g}'),
-           'target': target, 'better': better, 'unit': unit, 'peer_name': peer_name, 'versions': versions}
+    row = {
+        'name': name,
+        'ours': float(f'{ours:.6g}'),
+        'peer': float(f'{peer:.6g}'),
+        'ratio': float(f'{ours / peer:.4g}'),
+        'target': target,
+        'better': better,
+        'unit': unit,
+        'peer_name': peer_name,
+        'versions': versions,
+    }
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     rows = [r for r in rows if r['name'] != name] + [row]
     write_json(RESULTS, sorted(rows, key=lambda r: r['name']))

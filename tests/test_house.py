@@ -45,7 +45,8 @@ def house_imports(source):
     "Modules of this package that a piece of code imports, late imports inside functions too."
     for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
-            yield from (a.name.removeprefix("pediatric_ecg.") for a in node.names if a.name.startswith("pediatric_ecg."))
+            ours = [alias.name for alias in node.names if alias.name.startswith("pediatric_ecg.")]
+            yield from (name.removeprefix("pediatric_ecg.") for name in ours)
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pediatric_ecg":
             inside = node.module.removeprefix("pediatric_ecg").lstrip(".")
             for alias in node.names:
@@ -55,7 +56,7 @@ def house_imports(source):
 
 @pytest.mark.parametrize("module", sorted(NOTEBOOK_OF))
 def test_imports_go_to_the_left(module):
-    "No package imports one to its right, no notebook a later one of its folder; the command line is imported by nothing."
+    "No package imports one to its right, no notebook a later one of its folder, and nothing imports the command line."
     package, notebook = module.split(".")[0], NOTEBOOK_OF[module]
     for source in code_cells(notebook, exported=True):
         for imported in house_imports(source):
