@@ -20,7 +20,7 @@ from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #core-06
 class PediatricECGError(ValueError):
-    "What this package refuses: one line with the fact and the remedy. The command line prints it and ends with exit code 2."
+    "What this package refuses: one line with the fact and the remedy. The command line prints it, exit code 2."
 
 class DataError(PediatricECGError):
     "Bad input data or a bad folder: one clear line that names the file and the remedy."
@@ -119,7 +119,7 @@ def versions(
     return {'python': platform.python_version(), **{name: import_module(name).__version__ for name in names}}
 
 def git_revision()->str:
-    "Revision of the source tree of this package; '+' marks uncommitted changes; '' where it is not under version control."
+    "Revision of the source tree of this package; '+' marks uncommitted changes, '' means no version control."
     if '__file__' not in globals(): # in a notebook
         return ''
     here = Path(__file__)

@@ -145,7 +145,7 @@ from pathlib import Path
 import torch
 
 from pediatric_ecg.data import LEIPZIG, Database, segments
-from pediatric_ecg.losses import AGCACL
+from pediatric_ecg.losses import AGCACL, PatientAGCACL, make_objective
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 from pediatric_ecg.splits import LeakError, audit, patient_folds
 from pediatric_ecg.windows import WindowStore, prepare
@@ -172,7 +172,15 @@ value: torch.Tensor = loss(torch.randn(8, 16), torch.zeros(8, dtype=torch.long))
 value.backward()
 likeness: torch.Tensor = loss.similarity()
 harder: torch.Tensor = loss.psi_matrix()
-counted = AGCACL.from_labels(torch.tensor([0, 1, 1]), dim=16)
+labels = torch.tensor([0, 1, 1])
+counted: AGCACL = AGCACL.from_labels(labels, dim=16)
+rows: torch.Tensor = counted.prototypes
+embeddings = torch.randn(3, 16)
+nearest: torch.Tensor = loss.predict(embeddings)
+loss.logits(embeddings)
+loss.reset()
+PatientAGCACL([10, 5], 16, patients=3)(embeddings, labels, patient=labels)
+make_objective("agcacl", [10, 5], 16)(embeddings[:, :2], embeddings, labels)
 table = segments("data/p1", again)
 '''
 

@@ -368,21 +368,6 @@ def test_the_face_is_what_it_says_and_needs_no_optional_package():
     assert done.returncode == 0 and 'AGCACL' in done.stdout, done.stderr
 
 
-def test_a_type_checker_accepts_a_users_script(tmp_path):
-    pytest.importorskip('mypy')
-    script = tmp_path/'user.py'
-    script.write_text('import torch\nfrom pediatric_ecg.losses import AGCACL, PatientAGCACL, make_objective\n'
-                      'z, y = torch.randn(4, 16), torch.tensor([0, 1, 1, 0])\n'
-                      'loss = AGCACL([10, 5], 16)\nloss(z, y)\nloss.similarity()\nloss.psi_matrix()\nloss.logits(z)\n'
-                      'loss.predict(z)\nloss.reset()\ncounted: AGCACL = AGCACL.from_labels(y, dim=8)\n'
-                      'rows: torch.Tensor = counted.prototypes\n'
-                      'PatientAGCACL([10, 5], 16, patients=3)(z, y, patient=y)\n'
-                      "make_objective('agcacl', [10, 5], 16)(z[:, :2], z, y)\n")
-    command = [sys.executable, '-m', 'mypy', '--ignore-missing-imports', '--follow-imports=silent', str(script)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.mark.parametrize('name', ['geometry', 'logits', 'contrastive', 'agcacl', 'agcacl_patients', 'objectives'])
 def test_every_module_says_what_it_is(name):
     assert importlib.import_module(f'pediatric_ecg.losses.{name}').__doc__

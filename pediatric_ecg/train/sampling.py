@@ -90,32 +90,16 @@ class Sampler:
         return draw_patients(self.groups, self.per_group, rng)
 
 # %% ../../nbs/train/02_sampling.ipynb #c020-281eb6
-_TERMS = {
-    'shift': 'log prior',
-    'phi': 'φ',
-    'margin': 'margins',
-    'class_weight': 'class weights',
-    'late_weight': 'deferred class weights',
-}
-
 def count_terms(
     loss:str,        # a name in OBJECTIVES
     n_classes:int=3, # C
     **loss_args,     # of the objective
 )->list[str]:        # such as 'log prior', 'φ'
     "Terms of an objective that correct for class counts; with equal counts they do nothing."
-    def buffers(counts):
-        return dict(make_objective(loss, counts, 8, patients=1, **loss_args).named_buffers())
-
+    counts = 10**np.arange(1., n_classes + 1)
     with torch.random.fork_rng(devices=[]):   # a loss with proxies draws them by chance
-        unequal = buffers(10**np.arange(1., n_classes + 1))
-        equal = buffers(np.full(n_classes, 10.))
-    terms = []
-    for path, value in unequal.items():
-        name = path.split('.')[-1]
-        if name != 'class_counts' and not torch.equal(value, equal[path]):
-            terms.append(_TERMS.get(name, name))
-    return terms
+        objective = make_objective(loss, counts, max(8, n_classes), patients=1, **loss_args)
+    return objective.count_terms()
 
 # %% ../../nbs/train/02_sampling.ipynb #c022-079ba9
 def lost_correction(
