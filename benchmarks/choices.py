@@ -70,7 +70,7 @@ class Context(View):
 
     def __init__(self, store):
         super().__init__(store)
-        self.seconds = 3*store.seconds
+        self.seconds, self.length = 3*store.seconds, 3*store.length
         table = store.table
         length = table.end - table.start
         at = {place: row for row, place in enumerate(zip(table.record, table.start))}

@@ -6,9 +6,9 @@
 import torch
 from torch import nn
 
-from pediatric_ecg.losses.objectives import OBJECTIVES, Objective, Registered
-from pediatric_ecg.losses.logits import LogitAdjusted
 from pediatric_ecg.losses.agcacl_patients import PatientAGCACL
+from pediatric_ecg.losses.logits import LogitAdjusted
+from pediatric_ecg.losses.objectives import OBJECTIVES, Objective, Registered
 
 
 class Scheduled(Objective):

@@ -33,13 +33,13 @@ from scipy import signal
 from pediatric_ecg.core import shared
 from pediatric_ecg.data._decode import Reader
 from pediatric_ecg.data.databases import get_database
-from pediatric_ecg.data.records import read_header, lead_slots, record_paths
+from pediatric_ecg.data.records import lead_slots, read_header, record_paths
 from pediatric_ecg.data.rhythms import group, segments
-from pediatric_ecg.windows.signals import Preprocess, apply, design, n_out, needed
-from pediatric_ecg.windows.store import WindowStore
-from pediatric_ecg.windows.prepare import cut
 from pediatric_ecg.windows import prepare
 from pediatric_ecg.windows._resample import ceil_div, ratio, taps
+from pediatric_ecg.windows.prepare import cut
+from pediatric_ecg.windows.signals import Preprocess, apply, design, n_out, needed
+from pediatric_ecg.windows.store import WindowStore
 
 
 def plain(x, fs, pre):

@@ -422,7 +422,7 @@ def test_prototypes_of_another_training_fold_are_refused(counts):
 
 
 def test_what_one_reads_from_it():
-    (z, y), loss = batch(12, 6, 3), ready([9, 5, 2], 6, [1, 0, 1], tau=.2)
+    (z, _), loss = batch(12, 6, 3), ready([9, 5, 2], 6, [1, 0, 1], tau=.2)
     cosines = F.normalize(z) @ loss.prototypes.T
     torch.testing.assert_close(loss.logits(z)[:, [0, 2]], cosines[:, [0, 2]]/.2)
     assert (loss.logits(z)[:, 1] == -math.inf).all()

@@ -14,7 +14,7 @@ from pediatric_ecg import cli
 from pediatric_ecg.annotate import annotate, smooth_rhythms, to_segments, windows_of
 from pediatric_ecg.core import DataError, wfdb_quiet
 from pediatric_ecg.data.databases import LEIPZIG
-from pediatric_ecg.data.records import read_header, lead_slots, read_signals, record_paths
+from pediatric_ecg.data.records import lead_slots, read_header, read_signals, record_paths
 from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
 from pediatric_ecg.windows.signals import Preprocess
 

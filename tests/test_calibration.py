@@ -9,10 +9,24 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import brier_score_loss
 
-from pediatric_ecg.core import LeakError, DataError
+from pediatric_ecg.core import DataError, LeakError
 from pediatric_ecg.evaluate.calibration import (
-    calibrate, ece, fit_temperature, adjust, aurc, brier, calibration_intervals, calibration_scores, classwise_ece,
-    ece_if_calibrated, plot_reliability, plot_selective, probabilities, reliability, selective, temper,
+    adjust,
+    aurc,
+    brier,
+    calibrate,
+    calibration_intervals,
+    calibration_scores,
+    classwise_ece,
+    ece,
+    ece_if_calibrated,
+    fit_temperature,
+    plot_reliability,
+    plot_selective,
+    probabilities,
+    reliability,
+    selective,
+    temper,
 )
 from pediatric_ecg.splits.audit import audit
 from pediatric_ecg.splits.folds import Fold

@@ -9,8 +9,8 @@ from made_up_run import made_up_run
 
 from pediatric_ecg import cli
 from pediatric_ecg.experiments.recipes import RECIPES
-from pediatric_ecg.experiments.run_folder import Protocol
 from pediatric_ecg.experiments.run import QUICK
+from pediatric_ecg.experiments.run_folder import Protocol
 from pediatric_ecg.losses.objectives import OBJECTIVES
 from pediatric_ecg.train.config import TrainConfig
 

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data.databases import (
-    LEIPZIG, MITDB, Database, get_database, register, DATABASES, recognise, slot_names,
+    DATABASES,
+    LEIPZIG,
+    MITDB,
+    Database,
+    get_database,
+    recognise,
+    register,
+    slot_names,
 )
 
 # SHA-256 of what `to_json` gave when the two specifications were still Python code

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.experiments.run_folder import Protocol
 from pediatric_ecg.experiments.run import make_folds, scored_labels
+from pediatric_ecg.experiments.run_folder import Protocol
 from pediatric_ecg.train.config import TrainConfig
 from pediatric_ecg.train.loop import fit, outputs
 from pediatric_ecg.train.resident import Resident, tensors

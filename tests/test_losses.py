@@ -15,13 +15,21 @@ from hypothesis import strategies as st
 
 from pediatric_ecg import losses
 from pediatric_ecg.losses.agcacl import AGCACL
+from pediatric_ecg.losses.agcacl_patients import PatientAGCACL
 from pediatric_ecg.losses.contrastive import BCL, PaCo, ProxyAnchor, SupCon
+from pediatric_ecg.losses.geometry import (
+    GeometryLog,
+    check_counts,
+    diagnose,
+    effective_rank,
+    minority_collapse,
+    simplex,
+    simplex_gap,
+    spread,
+    unit,
+)
 from pediatric_ecg.losses.logits import LDAM, ClassBalanced, Focal, LogitAdjusted, effective_weights, log_prior
 from pediatric_ecg.losses.objectives import OBJECTIVES, make_objective
-from pediatric_ecg.losses.agcacl_patients import PatientAGCACL
-from pediatric_ecg.losses.geometry import (
-    diagnose, simplex, GeometryLog, check_counts, effective_rank, minority_collapse, simplex_gap, spread, unit,
-)
 
 ON_LOGITS = ['ce', 'ce+la', 'cb', 'focal', 'ldam']
 

@@ -11,12 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError
+from pediatric_ecg.data import subjects
 from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database
 from pediatric_ecg.data.records import (
-    read_annotations, read_header, read_signals, _parse, all_headers, check_signal_file, encode_annotations,
-    lead_slots, read_label_table, record_name, record_paths, write_annotations,
+    _parse,
+    all_headers,
+    check_signal_file,
+    encode_annotations,
+    lead_slots,
+    read_annotations,
+    read_header,
+    read_label_table,
+    read_signals,
+    record_name,
+    record_paths,
+    write_annotations,
 )
-from pediatric_ecg.data import subjects
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wfdb")  # wfdb 4.3 under pandas 3.1
 MUST_FAIL = {"100-no-len", "100skew", "1003", "p000878-2137-10-26-16-57", "3269321_layout", "3234460_layout"}

@@ -15,8 +15,8 @@ from wfdb.processing import gqrs_detect
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data.databases import LEIPZIG
-from pediatric_ecg.data.rhythms import segments
 from pediatric_ecg.data.records import encode_annotations
+from pediatric_ecg.data.rhythms import segments
 from pediatric_ecg.sim.simulator import simulate
 from pediatric_ecg.sim.studies import OUTSIDE
 

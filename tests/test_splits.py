@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pediatric_ecg.core import DataError, LeakError
 from pediatric_ecg.data.databases import MITDB
 from pediatric_ecg.data.rhythms import all_segments, group
-from pediatric_ecg.splits.folds import Fold, load_folds, save_folds, SIDES, fold_table, folds_hash
 from pediatric_ecg.splits import audit
+from pediatric_ecg.splits.folds import SIDES, Fold, fold_table, folds_hash, load_folds, save_folds
 from pediatric_ecg.splits.split import evaluable, few_shot, leave_one_patient_out, patient_folds, random_folds
 from pediatric_ecg.windows.prepare import cut
 

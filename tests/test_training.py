@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from pediatric_ecg.core import LeakError
 from pediatric_ecg.experiments.run import QUICK, make_folds, scored_labels
 from pediatric_ecg.experiments.run_folder import Protocol
-from pediatric_ecg.core import LeakError
 from pediatric_ecg.splits.audit import audit
 from pediatric_ecg.train.config import TrainConfig
 from pediatric_ecg.train.loop import fit, predict

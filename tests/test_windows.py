@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database
-from pediatric_ecg.data.records import read_header, read_annotations, read_signals, record_paths
+from pediatric_ecg.data.records import read_annotations, read_header, read_signals, record_paths
 from pediatric_ecg.data.rhythms import all_segments, segments
-from pediatric_ecg.windows.signals import Preprocess, n_out, process
-from pediatric_ecg.windows.views import View
-from pediatric_ecg.windows.store import Windows, WindowStore, StoreWriter, code_files, content_hashes
-from pediatric_ecg.windows.prepare import cut
 from pediatric_ecg.windows import prepare
+from pediatric_ecg.windows.prepare import cut
+from pediatric_ecg.windows.signals import Preprocess, n_out, process
+from pediatric_ecg.windows.store import StoreWriter, Windows, WindowStore, code_files, content_hashes
+from pediatric_ecg.windows.views import View
 
 # wfdb's writer on newest pandas
 pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword:DeprecationWarning')

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ..core import DataError
 from ..splits.folds import Fold
-from ..windows.store import WindowStore
+from ..windows.store import Windows
 
 # %% ../../nbs/evaluate/03_floors.ipynb #c012-e203a2
 BANDS = (0.5, 4, 8, 15, 30, 60, 100)    # edges, Hz
@@ -82,7 +82,7 @@ FLOORS = {
 }
 
 def _features_of(
-    store:WindowStore,
+    store:Windows,
     rows:np.ndarray,  # (n,) rows of the store
     needs:dict,       # arguments of floor_features
     batch_size:int=512,
@@ -96,7 +96,7 @@ def _features_of(
 
 def floor_probabilities(
     kind:str,      # a name in FLOORS
-    store:WindowStore,
+    store:Windows,
     fold:Fold,     # fitted on its train rows, asked for its test rows
     classes:list,  # labels, in the order of the columns
     most:int=200,  # windows of each patient and rhythm that it is fitted on, at most

@@ -8,7 +8,7 @@ __all__ = ['STUDY', 'LOSS_SETTINGS', 'HALF_PRIOR_SETTINGS', 'PEER_SETTINGS', 'FL
 # %% ../../nbs/experiments/03_recipes.ipynb #r003
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 from ..core import DataError
 from .cells import SPECIAL, CellSettings

@@ -136,7 +136,7 @@ class Manifest:
     database: DatabaseNames = field(default_factory=DatabaseNames) # Where the records come from
     protocol: Protocol|None = None # How the network was judged; None: not recorded
     audit: str = '' # What was checked for leaks
-    corrections: list = field(default_factory=list) # What in the loss counters unequal class counts
+    corrections: list|None = None # What in the loss counters unequal class counts; None: not recorded
     seeds: list = field(default_factory=list) # One per repeat
     folds_hash: str = '' # Fingerprint of the splits
     store: str = '' # Folder of the windows

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core import DataError
 from ..data.subjects import number, parse_clock
-from .events import ADULT_AGE, LOCATIONS, Patient, draw_patient
+from .events import LOCATIONS, Patient, draw_patient
 from .files import CODES
 from .rhythms import DEFAULT, play
 
@@ -159,9 +159,9 @@ def draw_cohort(
     "Draw who is studied: children with AVRT or AVNRT in turn; from eight patients on also adults."
     adults = patients*10//39 if patients >= 8 else 0
     types = [kind for kind in ('AVRT', 'AVNRT') if kind in rhythms] or ['AVRT', 'AVNRT']
-    for number in range(patients - adults):
-        tachycardia = types[number % len(types)]
-        turn = number//len(types) # how many of this type came before
+    for child in range(patients - adults):
+        tachycardia = types[child % len(types)]
+        turn = child//len(types) # how many of this type came before
         location = ''
         diagnosis = tachycardia
         if tachycardia == 'AVRT':
@@ -171,15 +171,15 @@ def draw_cohort(
             elif turn % 3 == 1:
                 diagnosis = 'AVRT-WPW'
         yield dict(
-            record=f'x00{number + 1}',
+            record=f'x00{child + 1}',
             age=round(float(rng.uniform(5, 18)), 1),
             gender=_draw_gender(rng),
             diagnosis=diagnosis,
             ap_location=location,
         )
-    for number in range(adults):
+    for adult in range(adults):
         yield dict(
-            record=f'x{100 + number}',
+            record=f'x{100 + adult}',
             age=round(float(rng.uniform(20, 65)), 2),
             gender=_draw_gender(rng),
             diagnosis='TOF with VT',

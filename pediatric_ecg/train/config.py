@@ -22,7 +22,7 @@ from .augment import Augment
 from ..nn.rhythmnet import RhythmNet, RhythmNetConfig
 from ..losses.objectives import make_objective
 from ..nn.peers import PEERS, Peer
-from ..windows.store import WindowStore
+from ..windows.store import Windows
 
 # %% ../../nbs/train/01_config.ipynb #check-code
 _KINDS = {
@@ -133,7 +133,7 @@ def current_settings(
 
 # %% ../../nbs/train/01_config.ipynb #c009-ed4e36
 def make_model(
-    store:WindowStore, # only its modalities, rate and window are read
+    store:Windows, # only its modalities, rate and window are read
     classes:list,      # labels, in the order of the outputs
     config:TrainConfig,
 )->RhythmNet|Peer:

@@ -35,13 +35,13 @@ from ..nn.peers import Peer
 from ..splits.folds import Fold
 from .sampling import Plan, lost_correction, make_plan
 from .config import TrainConfig, make_average, make_model, make_optimizer, make_schedule
-from ..windows.store import WindowStore
+from ..windows.store import Windows
 
 # %% ../../nbs/train/05_loop.ipynb #c009-93e40a
 @torch.no_grad()
 def outputs(
     model:nn.Module,    # RhythmNet or Peer, in any mode; evaluated in eval mode and left as it was
-    store:WindowStore|Resident,
+    store:Windows,
     rows:np.ndarray,    # (n,) rows of the store
     batch_size:int=256, # windows at once
 )->tuple[torch.Tensor, torch.Tensor]: # logits (n, classes) and embeddings (n, embedding), float32, on the CPU
@@ -59,7 +59,7 @@ def outputs(
 
 def predict(
     model:nn.Module,    # RhythmNet or Peer, in any mode; left as it was
-    store:WindowStore|Resident,
+    store:Windows,
     rows:np.ndarray,    # (n,) rows of the store
     batch_size:int=256, # windows at once
 )->np.ndarray:          # (n, classes) probabilities, float32
@@ -220,7 +220,7 @@ class TrainState:
 def train_epoch(
     state:TrainState,
     fabric:Fabric,
-    store:WindowStore|Resident,
+    store:Windows,
     plan:Plan,
     config:TrainConfig,
 )->tuple[float, int]: # mean loss of a window, windows
@@ -269,7 +269,7 @@ def _geometry(
 
 def _validate(
     state:TrainState,
-    store:WindowStore|Resident,
+    store:Windows,
     plan:Plan,
 )->tuple: # score, geometry, embeddings
     "The validation windows: the score of the epoch, the geometry of its embeddings, and the embeddings."
@@ -305,7 +305,7 @@ def _out_of_patience(state, plan, config)->bool:
 def _run_epochs(
     state:TrainState,
     fabric:Fabric,
-    store:WindowStore|Resident,
+    store:Windows,
     plan:Plan,
     config:TrainConfig,
     progress:bool,
@@ -343,7 +343,7 @@ def _run_epochs(
 
 # %% ../../nbs/train/05_loop.ipynb #c027-6d1668
 def fit(
-    store:WindowStore,
+    store:Windows,
     fold:Fold,           # only its train and valid rows are read
     classes:list,        # labels, in the order of the outputs; rows with other labels are left out
     config:TrainConfig=TrainConfig(), # how to train

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 
 from ..core import PediatricECGError
-from ..windows.store import WindowStore
+from ..windows.store import Windows
 
 # %% ../../nbs/train/04_resident.ipynb #c006-f96864
 def make_fabric(
@@ -25,16 +25,18 @@ def make_fabric(
         raise PediatricECGError(f'accelerator={accelerator!r}, precision={precision!r}: {e}') from None
 
 # %% ../../nbs/train/04_resident.ipynb #c018-e03014
-class Resident:
-    "Some windows of a store, on a device. Everything else is asked of the store."
+class Resident(Windows):
+    "Some windows of a store, on a device; the table, the labels and the leads are those of the whole store."
     def __init__(self,
-        store:WindowStore,
+        store:Windows,
         rows:np.ndarray, # (n,) rows that will be asked for
         device:torch.device|str,
         chunk:int=1024,  # windows copied at once
     ):
         rows = np.unique(rows)
-        self.store, self.device = store, torch.device(device)
+        self.device = torch.device(device)
+        self.table, self.classes, self.labels = store.table, store.classes, store.labels
+        self.modalities, self.fs, self.seconds, self.length = store.modalities, store.fs, store.seconds, store.length
         self.position = np.full(len(store.table), -1)   # of each row of the store among these windows
         self.position[rows] = np.arange(len(rows))
         signals = {name: [] for name in store.modalities}
@@ -46,9 +48,6 @@ class Resident:
                 present[name].append(torch.from_numpy(batch_present[name]).to(self.device))
         self.signals = {name: torch.cat(parts) for name, parts in signals.items()}
         self.present = {name: torch.cat(parts) for name, parts in present.items()}
-
-    def __getattr__(self, name):
-        return getattr(self.__dict__['store'], name)
 
     def tensors(self,
         rows:np.ndarray, # (n,) rows of the store
@@ -62,6 +61,14 @@ class Resident:
         signals = {name: signal[index].float() for name, signal in self.signals.items()}
         return signals, {name: mask[index] for name, mask in self.present.items()}
 
+    def batch(self,
+        rows:np.ndarray, # (n,) rows of the store
+    )->tuple[dict, dict]: # modality → float32 (n, leads, time) mV; modality → bool (n, leads)
+        "The same windows as arrays, as every source of windows gives them."
+        signals, present = self.tensors(rows)
+        signals = {name: signal.cpu().numpy() for name, signal in signals.items()}
+        return signals, {name: mask.cpu().numpy() for name, mask in present.items()}
+
 def _narrowed(signal:torch.Tensor)->torch.Tensor:
     "The signal in half precision, where every number is one that half precision has; as it is elsewhere."
     half = signal.half()
@@ -69,7 +76,7 @@ def _narrowed(signal:torch.Tensor)->torch.Tensor:
 
 # %% ../../nbs/train/04_resident.ipynb #c019-dbe2fb
 def tensors(
-    store:WindowStore|Resident,
+    store:Windows,
     rows:np.ndarray, # (n,) rows of the store
     device:torch.device|str='cpu', # where they are wanted; resident windows stay where they are
 )->tuple[dict, dict]: # modality → (n, leads, time) mV, float32; modality → (n, leads) bool
@@ -82,7 +89,7 @@ def tensors(
 
 # %% ../../nbs/train/04_resident.ipynb #c023-bc5db7
 def size_of(
-    store:WindowStore,
+    store:Windows,
     windows:int, # how many
 )->int:          # bytes
     "Memory that windows take at most, in single precision; in half precision it is half of that."
@@ -90,11 +97,11 @@ def size_of(
     return 4*windows*leads*store.length
 
 def on_device(
-    store:WindowStore,
+    store:Windows,
     rows:np.ndarray,    # (n,) rows that will be asked for
     device:torch.device|str,
     free:int|None=None, # bytes free on the device; by default it is asked
-)->Resident|WindowStore:
+)->Windows:
     "The windows on a CUDA device where they fit in half its free memory; the store itself otherwise."
     device = torch.device(device)
     if free is None:

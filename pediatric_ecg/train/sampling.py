@@ -17,7 +17,7 @@ from ..core import PediatricECGError
 from ..losses.objectives import make_objective
 from ..splits.folds import Fold
 from .config import TrainConfig
-from ..windows.store import WindowStore
+from ..windows.store import Windows
 
 # %% ../../nbs/train/02_sampling.ipynb #c008-13817a
 def draw_patients(
@@ -145,7 +145,7 @@ class Plan:
         return rows[:full] if full else rows
 
 def make_plan(
-    store:WindowStore,
+    store:Windows,
     fold:Fold,          # only its train and valid rows are read
     classes:list,       # labels, in the order of the outputs
     config:TrainConfig,
@@ -166,7 +166,7 @@ def make_plan(
         pd.factorize(group[train])[0], target[train], len(classes), config.per_group, config.sampling)
     settings = {
         'config': asdict(config), 'seed': seed, 'classes': list(classes),
-        'train': _digest(train), 'valid': _digest(valid), 'data': store.manifest['sha256'],
+        'train': _digest(train), 'valid': _digest(valid), 'data': getattr(store, 'manifest', {}).get('sha256'),
     }
     return Plan(train, valid, target, patient, sampler, settings)
 
