@@ -6,9 +6,11 @@
 __all__ = ['Batch', 'weighted_means', 'turned', 'AGCACL']
 
 # %% ../../nbs/losses/03_agcacl.ipynb #c003-d6d243
-import math, warnings
+import math
+import warnings
 from typing import NamedTuple, Self
-import torch, torch.nn.functional as F
+import torch
+import torch.nn.functional as F
 from torch import nn, Tensor
 from jaxtyping import Bool, Float, Int
 from ..core import PediatricECGError

@@ -7,7 +7,8 @@ __all__ = ['SupCon', 'ProxyAnchor', 'BCL', 'PaCo']
 
 # %% ../../nbs/losses/02_contrastive.ipynb #c002-8a49b5
 import math
-import torch, torch.nn.functional as F
+import torch
+import torch.nn.functional as F
 from torch import nn, Tensor
 from jaxtyping import Float, Int
 from ..core import MissingPackageError, PediatricECGError

@@ -8,7 +8,11 @@ __all__ = ['PANELS', 'unit', 'simplex_cosine', 'simplex', 'check_counts', 'check
 
 # %% ../../nbs/losses/00_geometry.ipynb #c003-b28158
 import math
-import numpy as np, pandas as pd, torch, torch.nn.functional as F, matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+import matplotlib.pyplot as plt
 from matplotlib.colors import TwoSlopeNorm
 from torch import Tensor
 from jaxtyping import Float, Int

@@ -7,7 +7,8 @@ __all__ = ['effective_weights', 'log_prior', 'LogitAdjusted', 'ClassBalanced', '
 
 # %% ../../nbs/losses/01_logits.ipynb #c003-afe0e1
 import math
-import torch, torch.nn.functional as F
+import torch
+import torch.nn.functional as F
 from torch import nn, Tensor
 from jaxtyping import Float, Int
 from ..core import PediatricECGError
