@@ -19,10 +19,10 @@ from typing import NamedTuple
 import torch
 from _results import met, record, versions
 
-from pediatric_ecg.data.databases import LEIPZIG
-from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
-from pediatric_ecg.sim.simulator import simulate
-from pediatric_ecg.windows.signals import Preprocess
+from pediatric_ecg.data import LEIPZIG
+from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
+from pediatric_ecg.sim import simulate
+from pediatric_ecg.windows import Preprocess
 
 CHILD = """
 import resource, sys, time

@@ -24,9 +24,8 @@ from sklearn.metrics import f1_score
 from pediatric_ecg.experiments.recipes import STUDY, configure
 from pediatric_ecg.experiments.run import make_folds, scored_labels
 from pediatric_ecg.experiments.run_folder import write_csv
-from pediatric_ecg.train.loop import fit, predict
-from pediatric_ecg.windows.store import WindowStore
-from pediatric_ecg.windows.views import View
+from pediatric_ecg.train import fit, predict
+from pediatric_ecg.windows import View, WindowStore
 
 FINE = {'model.widths': (32, 48, 64), 'model.stem_kernel': 24, 'model.stem_stride': 8, 'model.kernel': 5}
 SETTINGS = {

@@ -6,9 +6,8 @@
 import torch
 from torch import nn
 
-from pediatric_ecg.losses.agcacl_patients import PatientAGCACL
-from pediatric_ecg.losses.logits import LogitAdjusted
-from pediatric_ecg.losses.objectives import OBJECTIVES, Objective, Registered
+from pediatric_ecg.losses import OBJECTIVES, LogitAdjusted, PatientAGCACL
+from pediatric_ecg.losses.objectives import Objective, Registered
 
 
 class Scheduled(Objective):

@@ -15,9 +15,7 @@ import torch
 from _results import record, versions
 from pytorch_metric_learning import losses as pml
 
-from pediatric_ecg.losses.agcacl import AGCACL
-from pediatric_ecg.losses.agcacl_patients import PatientAGCACL
-from pediatric_ecg.losses.contrastive import BCL, PaCo
+from pediatric_ecg.losses import AGCACL, BCL, PaCo, PatientAGCACL
 
 DIM, PATIENTS = 128, 30
 UNIT = 'ms forward+backward'

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from _results import met, record, versions
 
+from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 from pediatric_ecg.nn.encoders import multiply_adds
-from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
 
 CASES = {
     '5 s, 1+1 leads': ({'lead1': 1, 'lead2': 1}, 1250),

@@ -31,15 +31,12 @@ from _results import met, record, versions
 from scipy import signal
 
 from pediatric_ecg.core import shared
+from pediatric_ecg.data import get_database, group, read_header, segments
 from pediatric_ecg.data._decode import Reader
-from pediatric_ecg.data.databases import get_database
-from pediatric_ecg.data.records import lead_slots, read_header, record_paths
-from pediatric_ecg.data.rhythms import group, segments
-from pediatric_ecg.windows import prepare
+from pediatric_ecg.data.records import lead_slots, record_paths
+from pediatric_ecg.windows import Preprocess, WindowStore, cut, prepare
 from pediatric_ecg.windows._resample import ceil_div, ratio, taps
-from pediatric_ecg.windows.prepare import cut
-from pediatric_ecg.windows.signals import Preprocess, apply, design, n_out, needed
-from pediatric_ecg.windows.store import WindowStore
+from pediatric_ecg.windows.signals import apply, design, n_out, needed
 
 
 def plain(x, fs, pre):
@@ -242,7 +239,7 @@ def main():
     parser.add_argument('--runs', type=int, default=3)
     options = parser.parse_args()
     os.environ['OMP_NUM_THREADS'] = '1'
-    from pediatric_ecg.sim.simulator import simulate
+    from pediatric_ecg.sim import simulate
     results, runs = [], 1 if options.quick else options.runs
     with tempfile.TemporaryDirectory() as tmp:
         long = Path(options.long or f'{tmp}/long')

@@ -17,7 +17,7 @@ def shared():
 @pytest.fixture(scope="session")
 def simdb(tmp_path_factory):
     "A small simulated database in Leipzig's form: 8 patients, 90 s each."
-    from pediatric_ecg.sim.simulator import simulate
+    from pediatric_ecg.sim import simulate
 
     return simulate(tmp_path_factory.mktemp("sim") / "database", patients=8, seconds=90, seed=3)
 
@@ -25,6 +25,6 @@ def simdb(tmp_path_factory):
 @pytest.fixture(scope="session")
 def simstore(simdb, tmp_path_factory):
     "The windows of `simdb`."
-    from pediatric_ecg.windows.prepare import prepare
+    from pediatric_ecg.windows import prepare
 
     return prepare(simdb, tmp_path_factory.mktemp("store") / "store", n_jobs=1, progress=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pediatric_ecg.evaluate.scores import summarise
+from pediatric_ecg.evaluate import summarise
 
 LABELS = ["N", "/A", "/V", "AVNRT", "AVRT"]
 ONE_PATIENT_ALONE = "AFL"  # a rhythm that only the cohort names: it is not evaluable

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.losses.agcacl import AGCACL
-from pediatric_ecg.losses.geometry import simplex, simplex_cosine, unit
+from pediatric_ecg.losses import AGCACL, simplex
+from pediatric_ecg.losses.geometry import simplex_cosine, unit
 
 PSI = ['negatives', 'anchor', 'both', 'none']
 f64 = torch.float64

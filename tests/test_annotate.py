@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pediatric_ecg import cli
 from pediatric_ecg.annotate import annotate, smooth_rhythms, to_segments, windows_of
 from pediatric_ecg.core import DataError, wfdb_quiet
-from pediatric_ecg.data.databases import LEIPZIG
-from pediatric_ecg.data.records import lead_slots, read_header, read_signals, record_paths
-from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
-from pediatric_ecg.windows.signals import Preprocess
+from pediatric_ecg.data import LEIPZIG, read_header, read_signals
+from pediatric_ecg.data.records import lead_slots, record_paths
+from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
+from pediatric_ecg.windows import Preprocess
 
 CLASSES = ["N", "/A", "/V", "AVRT", "AVNRT"]
 PRE = Preprocess()

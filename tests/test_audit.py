@@ -8,10 +8,9 @@ import pytest
 from sklearn.model_selection import GroupKFold, KFold
 
 from pediatric_ecg.core import DataError, LeakError
-from pediatric_ecg.splits import audit
+from pediatric_ecg.splits import Fold, audit, leave_one_patient_out, patient_folds, random_folds
 from pediatric_ecg.splits.audit import LEAK_KINDS
-from pediatric_ecg.splits.folds import Fold
-from pediatric_ecg.splits.split import few_shot, leave_one_patient_out, patient_folds, random_folds
+from pediatric_ecg.splits.split import few_shot
 from pediatric_ecg.windows.store import content_hashes
 
 

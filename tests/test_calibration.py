@@ -10,17 +10,16 @@ from scipy.special import softmax
 from sklearn.metrics import brier_score_loss
 
 from pediatric_ecg.core import DataError, LeakError
+from pediatric_ecg.evaluate import calibrate, fit_temperature
 from pediatric_ecg.evaluate.calibration import (
     adjust,
     aurc,
     brier,
-    calibrate,
     calibration_intervals,
     calibration_scores,
     classwise_ece,
     ece,
     ece_if_calibrated,
-    fit_temperature,
     plot_reliability,
     plot_selective,
     probabilities,
@@ -28,8 +27,7 @@ from pediatric_ecg.evaluate.calibration import (
     selective,
     temper,
 )
-from pediatric_ecg.splits.audit import audit
-from pediatric_ecg.splits.folds import Fold
+from pediatric_ecg.splits import Fold, audit
 
 
 def draw(windows=4000, classes=4, seed=0, scale=2.0):

@@ -5,9 +5,8 @@ import shutil
 import pytest
 
 from pediatric_ecg.core import DataError, digest
-from pediatric_ecg.data import check
-from pediatric_ecg.data.databases import LEIPZIG, MITDB
-from pediatric_ecg.data.records import read_annotations, write_annotations
+from pediatric_ecg.data import LEIPZIG, MITDB, check, read_annotations
+from pediatric_ecg.data.records import write_annotations
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wfdb")  # wfdb 4.3 under pandas 3.1
 

@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from pediatric_ecg.core import DataError, PediatricECGError
+from pediatric_ecg.experiments import Protocol
 from pediatric_ecg.experiments.run import QUICK, make_folds, scored_labels
-from pediatric_ecg.experiments.run_folder import Protocol
-from pediatric_ecg.train.config import TrainConfig
-from pediatric_ecg.train.loop import fit
+from pediatric_ecg.train import TrainConfig, fit
 
 CONFIG = TrainConfig(**{**QUICK["config"], "epochs": 4, "per_group": 4, "accelerator": "cpu"})
 CLOCK = ["seconds", "windows_per_s"]

@@ -8,11 +8,10 @@ import pytest
 from made_up_run import made_up_run
 
 from pediatric_ecg import cli
-from pediatric_ecg.experiments.recipes import RECIPES
+from pediatric_ecg.experiments import RECIPES, Protocol
 from pediatric_ecg.experiments.run import QUICK
-from pediatric_ecg.experiments.run_folder import Protocol
-from pediatric_ecg.losses.objectives import OBJECTIVES
-from pediatric_ecg.train.config import TrainConfig
+from pediatric_ecg.losses import OBJECTIVES
+from pediatric_ecg.train import TrainConfig
 
 COMMANDS = "simulate download check prepare train run evaluate report annotate experiment".split()
 
@@ -159,7 +158,7 @@ def test_short_signal_file(call, records, tmp_path):
 
 
 def test_marker_the_vocabulary_lacks(call, records, tmp_path):
-    from pediatric_ecg.data.databases import LEIPZIG
+    from pediatric_ecg.data import LEIPZIG
 
     spec = json.loads(LEIPZIG.to_json())
     spec["markers"].pop("(N")

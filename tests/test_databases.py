@@ -10,16 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data.databases import (
-    DATABASES,
-    LEIPZIG,
-    MITDB,
-    Database,
-    get_database,
-    recognise,
-    register,
-    slot_names,
-)
+from pediatric_ecg.data import LEIPZIG, MITDB, Database, get_database, register
+from pediatric_ecg.data.databases import DATABASES, recognise, slot_names
 
 # SHA-256 of what `to_json` gave when the two specifications were still Python code
 SPECIFICATIONS = {

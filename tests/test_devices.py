@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pediatric_ecg.experiments import Protocol
 from pediatric_ecg.experiments.run import make_folds, scored_labels
-from pediatric_ecg.experiments.run_folder import Protocol
-from pediatric_ecg.train.config import TrainConfig
-from pediatric_ecg.train.loop import fit, outputs
+from pediatric_ecg.train import TrainConfig, fit
+from pediatric_ecg.train.loop import outputs
 from pediatric_ecg.train.resident import Resident, tensors
 
 EXACT = TrainConfig(epochs=2, per_group=6, batch_size=16, accelerator="cpu", model={"norm": "group", "dropout": 0.0})

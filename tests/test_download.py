@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data import download
-from pediatric_ecg.data.databases import LEIPZIG
+from pediatric_ecg.data import LEIPZIG, download
 
 
 def release():

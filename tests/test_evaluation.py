@@ -20,18 +20,16 @@ from sklearn.metrics import (
 )
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.evaluate import scores
+from pediatric_ecg.evaluate import compare, scores, summarise
 from pediatric_ecg.evaluate.scores import (
     METRICS,
     bootstrap,
-    compare,
     confusion,
     gross_average,
     per_class,
     per_patient,
     plot_confusion,
     plot_intervals,
-    summarise,
 )
 
 LABELS = ["(N", "AF", "VT", "J"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pediatric_ecg.explain import after_scale, draw, draw_cross, explain, randomised, share_correlation
-from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
+from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 
 LEADS = {"ecg": ["I", "II", "V1"], "iegm": ["CS12", "CS90"]}
 

@@ -9,26 +9,15 @@ import pytest
 
 from pediatric_ecg.cli import main
 from pediatric_ecg.core import DataError
-from pediatric_ecg.evaluate.conditions import conditions
+from pediatric_ecg.evaluate import conditions, scores
 from pediatric_ecg.evaluate.floors import FLOORS
-from pediatric_ecg.evaluate.scores import scores
-from pediatric_ecg.experiments import grid
+from pediatric_ecg.experiments import RECIPES, Protocol, experiment, grid
 from pediatric_ecg.experiments.cells import CellSettings, permuted, run_fold, temperature
-from pediatric_ecg.experiments.grid import (
-    children,
-    experiment,
-    folder_name,
-    folds_of,
-    load_predictions,
-    tabulate_results,
-)
-from pediatric_ecg.experiments.recipes import RECIPES, Recipe, configure
+from pediatric_ecg.experiments.grid import children, folder_name, folds_of, load_predictions, tabulate_results
+from pediatric_ecg.experiments.recipes import Recipe, configure
 from pediatric_ecg.experiments.run import make_folds, scored_labels
-from pediatric_ecg.experiments.run_folder import Protocol
-from pediatric_ecg.train.config import TrainConfig
-from pediatric_ecg.train.loop import fit
-from pediatric_ecg.windows.prepare import prepare
-from pediatric_ecg.windows.views import View
+from pediatric_ecg.train import TrainConfig, fit
+from pediatric_ecg.windows import View, prepare
 
 TINY = {"widths": (16, 16), "heads": 2, "depth": 1}
 SMALL = {

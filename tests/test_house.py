@@ -102,6 +102,16 @@ def test_faces_show_what_a_user_needs():
             assert value.__doc__ and len(value.__doc__.split()) > 3, f"{package}.{name}"
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "tests").glob("*.py")), ids=lambda file: file.name)
+def test_tests_import_what_users_import(file):
+    "A name that a package shows is imported from its face."
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pediatric_ecg."):
+            package, *inside = node.module.split(".")[1:]
+            if package in PACKAGES and inside:
+                assert not {alias.name for alias in node.names} & set(face(package)), node.module
+
+
 def test_one_name_one_thing():
     "A public name is defined in one module only; the command line's commands are named like what they call."
     homes = {}

@@ -14,22 +14,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg import losses
-from pediatric_ecg.losses.agcacl import AGCACL
-from pediatric_ecg.losses.agcacl_patients import PatientAGCACL
-from pediatric_ecg.losses.contrastive import BCL, PaCo, ProxyAnchor, SupCon
+from pediatric_ecg.losses import (
+    AGCACL,
+    BCL,
+    LDAM,
+    OBJECTIVES,
+    ClassBalanced,
+    Focal,
+    LogitAdjusted,
+    PaCo,
+    PatientAGCACL,
+    ProxyAnchor,
+    SupCon,
+    diagnose,
+    make_objective,
+    simplex,
+)
 from pediatric_ecg.losses.geometry import (
     GeometryLog,
     check_counts,
-    diagnose,
     effective_rank,
     minority_collapse,
-    simplex,
     simplex_gap,
     spread,
     unit,
 )
-from pediatric_ecg.losses.logits import LDAM, ClassBalanced, Focal, LogitAdjusted, effective_weights, log_prior
-from pediatric_ecg.losses.objectives import OBJECTIVES, make_objective
+from pediatric_ecg.losses.logits import effective_weights, log_prior
 
 ON_LOGITS = ['ce', 'ce+la', 'cb', 'focal', 'ldam']
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.nn.encoders import Encoder, LeadScale, receptive_field
+from pediatric_ecg.nn import Encoder, RhythmNet, RhythmNetConfig
+from pediatric_ecg.nn.encoders import LeadScale, receptive_field
 from pediatric_ecg.nn.fusion import FUSIONS
-from pediatric_ecg.nn.rhythmnet import RhythmNet, RhythmNetConfig
 from pediatric_ecg.nn.transformer import POSITIONS
 
 LEADS = {'ecg': 12, 'iegm': 7}

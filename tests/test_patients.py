@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.losses.agcacl import AGCACL
-from pediatric_ecg.losses.agcacl_patients import PatientAGCACL
+from pediatric_ecg.losses import AGCACL, PatientAGCACL
 
 f64 = torch.float64
 

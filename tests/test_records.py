@@ -11,18 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data import subjects
-from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database
+from pediatric_ecg.data import LEIPZIG, MITDB, Database, read_annotations, read_header, read_signals, subjects
 from pediatric_ecg.data.records import (
     _parse,
     all_headers,
     check_signal_file,
     encode_annotations,
     lead_slots,
-    read_annotations,
-    read_header,
     read_label_table,
-    read_signals,
     record_name,
     record_paths,
     write_annotations,

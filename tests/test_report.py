@@ -13,11 +13,12 @@ from made_up_run import LABELS, made_up_history, made_up_predictions, made_up_ru
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.evaluate.calibration import brier, ece, temper
-from pediatric_ecg.experiments.run_folder import RunFolder
-from pediatric_ecg.report.page import SECTIONS, build_report
+from pediatric_ecg.experiments import RunFolder
+from pediatric_ecg.report import build_report, text_table
+from pediatric_ecg.report.page import SECTIONS
 from pediatric_ecg.report.render import environment, percent, render
 from pediatric_ecg.report.scored import ScoredRun
-from pediatric_ecg.report.text import results_summary, text_table
+from pediatric_ecg.report.text import results_summary
 from pediatric_ecg.report.tripod import tripod, tripod_words
 from pediatric_ecg.report.trust import trust_section
 

@@ -9,22 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data import subjects
-from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database
-from pediatric_ecg.data.records import lead_slots, read_header, read_label_table, record_paths
+from pediatric_ecg.data import LEIPZIG, MITDB, Database, all_segments, group, read_header, segments, subjects
+from pediatric_ecg.data.records import lead_slots, read_label_table, record_paths
 from pediatric_ecg.data.rhythms import (
     MIN_AGREEMENT,
     agreement,
-    all_segments,
     beat_labels,
     beat_matrix,
     beat_path,
     count_windows,
-    group,
     label_effect,
     label_segments,
     segment_frame,
-    segments,
     split_by_beats,
     unusable_spans,
 )

@@ -14,10 +14,9 @@ import wfdb
 from sklearn.metrics import accuracy_score, fbeta_score, precision_score, recall_score
 
 from pediatric_ecg.core import DataError, wfdb_quiet
-from pediatric_ecg.experiments import run
-from pediatric_ecg.experiments.run import QUICK, evaluate_run, train_store
-from pediatric_ecg.experiments.run_folder import Protocol, RunFolder
-from pediatric_ecg.train.config import TrainConfig
+from pediatric_ecg.experiments import Protocol, RunFolder, evaluate_run, run, train_store
+from pediatric_ecg.experiments.run import QUICK
+from pediatric_ecg.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from pediatric_ecg.core import DataError
+from pediatric_ecg.data import read_signals
 from pediatric_ecg.data._decode import Reader
-from pediatric_ecg.data.records import read_signals
+from pediatric_ecg.windows import Preprocess
 from pediatric_ecg.windows._resample import ceil_div, ratio, taps
 from pediatric_ecg.windows.quality import quality
-from pediatric_ecg.windows.signals import Preprocess, apply, design, n_out, needed, overlap, process
+from pediatric_ecg.windows.signals import apply, design, n_out, needed, overlap, process
 
 RATES = st.sampled_from([977., 360., 1000., 250., 128., 257., 500., 199.8, 2000.])
 # wfdb's writer on newest pandas

@@ -14,10 +14,9 @@ from scipy.signal import butter, resample_poly, sosfiltfilt
 from wfdb.processing import gqrs_detect
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data.databases import LEIPZIG
+from pediatric_ecg.data import LEIPZIG, segments
 from pediatric_ecg.data.records import encode_annotations
-from pediatric_ecg.data.rhythms import segments
-from pediatric_ecg.sim.simulator import simulate
+from pediatric_ecg.sim import simulate
 from pediatric_ecg.sim.studies import OUTSIDE
 
 pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword') # wfdb itself, on pandas 3

@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError, LeakError
-from pediatric_ecg.data.databases import MITDB
-from pediatric_ecg.data.rhythms import all_segments, group
-from pediatric_ecg.splits import audit
-from pediatric_ecg.splits.folds import SIDES, Fold, fold_table, folds_hash, load_folds, save_folds
-from pediatric_ecg.splits.split import evaluable, few_shot, leave_one_patient_out, patient_folds, random_folds
-from pediatric_ecg.windows.prepare import cut
+from pediatric_ecg.data import MITDB, all_segments, group
+from pediatric_ecg.splits import Fold, audit, evaluable, leave_one_patient_out, patient_folds, random_folds
+from pediatric_ecg.splits.folds import SIDES, fold_table, folds_hash, load_folds, save_folds
+from pediatric_ecg.splits.split import few_shot
+from pediatric_ecg.windows import cut
 
 
 def make_table(held, extra=0):

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from pediatric_ecg.core import LeakError
+from pediatric_ecg.experiments import Protocol
 from pediatric_ecg.experiments.run import QUICK, make_folds, scored_labels
-from pediatric_ecg.experiments.run_folder import Protocol
-from pediatric_ecg.splits.audit import audit
-from pediatric_ecg.train.config import TrainConfig
-from pediatric_ecg.train.loop import fit, predict
+from pediatric_ecg.splits import audit
+from pediatric_ecg.train import TrainConfig, fit, predict
 
 CONFIG = TrainConfig(**{**QUICK["config"], "epochs": 2})
 

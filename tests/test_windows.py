@@ -19,14 +19,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data.databases import LEIPZIG, MITDB, Database
-from pediatric_ecg.data.records import read_annotations, read_header, read_signals, record_paths
-from pediatric_ecg.data.rhythms import all_segments, segments
-from pediatric_ecg.windows import prepare
-from pediatric_ecg.windows.prepare import cut
-from pediatric_ecg.windows.signals import Preprocess, n_out, process
-from pediatric_ecg.windows.store import StoreWriter, Windows, WindowStore, code_files, content_hashes
-from pediatric_ecg.windows.views import View
+from pediatric_ecg.data import (
+    LEIPZIG,
+    MITDB,
+    Database,
+    all_segments,
+    read_annotations,
+    read_header,
+    read_signals,
+    segments,
+)
+from pediatric_ecg.data.records import record_paths
+from pediatric_ecg.windows import Preprocess, View, Windows, WindowStore, cut, prepare
+from pediatric_ecg.windows.signals import n_out, process
+from pediatric_ecg.windows.store import StoreWriter, code_files, content_hashes
 
 # wfdb's writer on newest pandas
 pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword:DeprecationWarning')
