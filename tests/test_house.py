@@ -83,6 +83,15 @@ def test_folder_is_package():
         assert max(numbers.values()) == 1, folder
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_notebook_begins_with_title_and_one_sentence(notebook):
+    "nbdev makes the first line of the quotation the description of page and module: it stands on one line."
+    first = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]
+    lines = "".join(first["source"]).splitlines()
+    assert lines[0].startswith("# ") and lines[2].startswith("> "), notebook
+    assert not any(line.startswith(">") for line in lines[3:]), notebook
+
+
 def face(package):
     "The names that a package shows."
     return importlib.import_module(f"pediatric_ecg.{package}").__all__
