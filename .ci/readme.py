@@ -1,5 +1,6 @@
 """README.md from nbs/index.ipynb, without Quarto: markdown as it is, code in fences, text outputs indented."""
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def readme() -> str:
         if source.startswith(("#| hide", "#| echo: false")):   # a picture of the site; the README has its own
             continue
         if cell["cell_type"] == "markdown":
-            parts.append(source.replace("](images/", "](nbs/images/"))
+            parts.append(re.sub(r"\]\((?!https?://|#)", "](nbs/", source))   # links are seen from nbs/
         else:
             parts.append(f"```python\n{source}\n```")
             for output in cell["outputs"]:

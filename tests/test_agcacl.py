@@ -644,3 +644,11 @@ def test_weight_misuse():
 def test_unit_is_what_the_loss_sees():
     z, y = batch(8, 6, 3)
     torch.testing.assert_close(ready([9, 5, 2], 6).eval()(unit(z), y), ready([9, 5, 2], 6).eval()(z, y))
+
+
+def test_weights_go_by_name():
+    (z, y), loss = batch(12, 6, 3), ready([9, 5, 2], 6, [1, 1, 1])
+    with pytest.raises(TypeError, match='weights go by name'):
+        loss(z, y, torch.ones(12))
+    with pytest.raises(TypeError, match='int64'):
+        loss(z, y.int())

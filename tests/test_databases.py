@@ -121,3 +121,11 @@ def test_two_that_look_alike_need_names(shared):
 
 def test_slots_split_outside_of_patterns():
     assert slot_names("A|/B|C/|#2") == ["A", "/B|C/", "#2"]
+
+
+def test_a_registered_name_may_have_capitals():
+    mine = register(replace(MITDB, name="MyDB"))
+    try:
+        assert get_database("MyDB") is mine
+    finally:
+        del DATABASES["mydb"]

@@ -158,6 +158,14 @@ def test_lines_are_readable(folder):
     assert wide == []
 
 
+def test_links_of_the_readme_lead_somewhere():
+    "The README is made from `nbs/index.ipynb`; its links must be right from the root."
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    here = [link for link in links if not link.startswith("http")]
+    assert len(here) > 50
+    assert [link for link in here if not (ROOT / link).exists()] == []
+
+
 USER = '''
 from pathlib import Path
 

@@ -187,7 +187,7 @@ def register(
     database:Database, # Known by its name from now on
 )->Database:
     "Add a database to those found by name and by `recognise`."
-    DATABASES[database.name] = database
+    DATABASES[database.name.lower()] = database
     return database
 
 register(LEIPZIG)

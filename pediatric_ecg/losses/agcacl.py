@@ -246,6 +246,8 @@ class AGCACL(_Prototypes):
         patient:Int[Tensor, "batch"]|None=None, # Patient of each sample; of no use here, see PatientAGCACL
     )->Float[Tensor, ""]:
         "The loss of the batch. In training mode new classes enter before it, all others follow their means after it."
+        if isinstance(indices_tuple, Tensor):
+            raise TypeError('the third argument is the pairs of a miner; weights go by name: loss(z, y, weight=...)')
         self._check(z, y, weight, patient)
         with torch.autocast(z.device.type, enabled=False):
             u = unit(z)

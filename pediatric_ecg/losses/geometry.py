@@ -85,8 +85,8 @@ def check_labels(
     "Raises unless `y` holds class indices 0 … C−1: TypeError for another type, else an error that names what is wrong."
     if y.ndim != 1:
         raise PediatricECGError(f'labels: shape (batch,) wanted, got {tuple(y.shape)}')
-    if y.is_floating_point() or y.dtype == torch.bool:
-        raise TypeError(f'labels: integer class indices wanted, got {y.dtype}')
+    if y.dtype != torch.int64:
+        raise TypeError(f'labels: integer class indices (int64) wanted, got {y.dtype}')
     if torch.compiler.is_compiling() or not len(y):
         return
     if validate or (validate is None and y.device.type == 'cpu'):

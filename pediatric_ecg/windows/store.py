@@ -265,7 +265,7 @@ def _imported(file, package):
         yield from (candidate for candidate in candidates if candidate.is_file())
 
 def code_hash()->str: # first 16 digits of a SHA-256
-    "A checksum of the code that decides what is in a store, comments left out."
+    "A checksum of the code that decides what is in a store; lines that are only a comment do not count."
     package = Path(pediatric_ecg.__file__).parent
     lines = []
     for name in code_files():
@@ -317,7 +317,7 @@ class StoreWriter:
         return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None
 
     def finished(self)->dict|None: # manifest of the store that is there, None if it must be made
-        """Whether the store is there already.
+        """The manifest of the store if it is there already.
 
         `DataError` if the folder holds something else, or a store of other parameters."""
         if not self.out.is_dir() or not any(self.out.iterdir()):
