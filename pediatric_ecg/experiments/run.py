@@ -256,7 +256,6 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress):
         'temperature': round(final_temperature, 4),
         'database': json.loads(store.database.to_json())})
     run_folder.write(manifest=manifest)
-    shutil.rmtree(work/'folds')
 
 def _history(folder, final):
     "The epochs of every training: those of the folds, and those of the network that is kept."
@@ -288,6 +287,7 @@ def train_store(
         _train_into(work, store, config, protocol, quick, n_jobs, progress)
         if finish is not None:
             finish(work)
+        shutil.rmtree(work/'folds') # last, so that an interruption loses no training
     return Path(out)
 
 # %% ../../nbs/experiments/02_run.ipynb #c030-0fe549
@@ -328,6 +328,7 @@ def run(
         RunFolder(work).write(manifest=manifest)
         if finish is not None:
             finish(work)
+        shutil.rmtree(work/'folds') # last, so that an interruption loses no training
     return Path(out)
 
 # %% ../../nbs/experiments/02_run.ipynb #c031-439377

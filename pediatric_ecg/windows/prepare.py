@@ -288,6 +288,8 @@ def prepare(
     `DataError` for bad input; what was finished is kept."""
     database = get_database(database, folder)
     seconds = float(seconds or database.window_seconds)
+    if not np.isfinite(seconds):
+        raise DataError(f'windows of {seconds:g} s; give the length as a number of seconds')
     pre = pre or Preprocess(notch=database.mains)
     stride = float(stride or seconds)
     choices = _Choices(database, pre, seconds, stride, grouping, label, dtype, noisy_mv, block_seconds)

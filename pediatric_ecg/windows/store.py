@@ -120,7 +120,14 @@ class WindowStore(Windows):
         for modality, leads in self.modalities.items():
             file = self.path/f'{modality}.npy'
             self.arrays[modality] = _open_array(file, (len(self), len(leads), self.length))
-            self.present[modality] = unbits(self.table[f'present_{modality}'])
+            self.present[modality] = self._read_present(modality, len(leads))
+
+    def _read_present(self, modality, leads):
+        "The mask of the leads that are there, (N, leads)."
+        column = self.table[f'present_{modality}']
+        if not column.str.fullmatch(f'[01]{{{leads}}}').all():
+            raise DataError(f'{self.path}/windows.csv: present_{modality} is damaged; prepare the store again')
+        return unbits(column)
 
     def _read_table(self):
         file = self.path/'windows.csv'
@@ -321,8 +328,10 @@ class StoreWriter:
 
         `DataError` if the folder holds something else, or a store of other parameters."""
         if not self.out.is_dir() or not any(self.out.iterdir()):
-            if read_manifest(self.partial) is None:
+            whole = read_manifest(self.partial)
+            if whole is None:
                 return None
+            self._compare(whole['parameters'], self.partial, 'choose another folder, or delete this one')
             self._take_name() # killed between the manifest and the name
         manifest = read_manifest(self.out)
         if manifest is None:
