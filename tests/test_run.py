@@ -217,8 +217,10 @@ def test_finish_comes_before_the_name(simstore, tmp_path):
     with pytest.raises(DataError, match="no report"):
         train_store(simstore, tmp_path / "run", finish=fails, **FAST)
     assert seen == [tmp_path / "run.partial"] and not (tmp_path / "run").exists()
+    assert list((tmp_path / "run.partial" / "folds").glob("final.checkpoint/*"))   # no training is lost
     train_store(simstore, tmp_path / "run", finish=lambda work: (work / "report.html").write_text("a report"), **FAST)
     assert (tmp_path / "run" / "report.html").read_text() == "a report"
+    assert not (tmp_path / "run" / "folds").exists()
 
 
 @pytest.fixture(scope="module")

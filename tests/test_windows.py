@@ -560,3 +560,27 @@ def test_window_at_the_very_end(tmp_path):
         assert (store.table.end <= 9770).all()
         assert at.iloc[-1] + store.length <= n_out(9770, 977., Preprocess()) + 1
         assert all(np.abs(array[-1]).max() < 3 for array in store.arrays.values())
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+def test_a_length_that_is_no_number_is_one_line(simdb, tmp_path, seconds):
+    with pytest.raises(DataError, match="give the length as a number of seconds"):
+        prepare(simdb, tmp_path / "store", seconds=seconds, progress=False)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("cell", ["1", "", "2" * 12])
+def test_a_damaged_mask_of_leads_is_one_line(simstore, tmp_path, cell):
+    folder = shutil.copytree(simstore.path, tmp_path / "store")
+    table = pd.read_csv(folder / "windows.csv", dtype=str, keep_default_na=False)
+    table.loc[0, "present_ecg"] = cell
+    table.to_csv(folder / "windows.csv", index=False)
+    with pytest.raises(DataError, match="present_ecg is damaged; prepare the store again"):
+        WindowStore(folder)
+
+
+def test_a_whole_store_of_other_parameters_is_not_renamed(simdb, simstore, tmp_path):
+    aside = shutil.copytree(simstore.path, tmp_path / "store.partial")
+    with pytest.raises(DataError, match="made with other parameters"):
+        prepare(simdb, tmp_path / "store", seconds=1, n_jobs=1, progress=False)
+    assert (aside / "windows.csv").exists() and not (tmp_path / "store").exists()
