@@ -73,6 +73,15 @@ def test_imports_go_to_the_left(module):
                 assert other in allowed, f"{notebook}: imports {imported}"
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_examples_need_no_later_notebook(notebook):
+    "A reader meets nothing of a folder before its own chapter, in examples and slow cells either."
+    for source in code_cells(notebook):
+        for imported in house_imports(source):
+            if imported in NOTEBOOK_OF and NOTEBOOK_OF[imported].parent == notebook.parent:
+                assert NOTEBOOK_OF[imported].name <= notebook.name, f"{notebook}: needs the later {imported}"
+
+
 def test_folder_is_package():
     "A notebook in the folder of a package exports a module of that package, numbers give the order and occur once."
     for module, notebook in NOTEBOOK_OF.items():

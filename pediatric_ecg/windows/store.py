@@ -327,16 +327,16 @@ class StoreWriter:
         """The manifest of the store if it is there already.
 
         `DataError` if the folder holds something else, or a store of other parameters."""
-        if not self.out.is_dir() or not any(self.out.iterdir()):
-            whole = read_manifest(self.partial)
-            if whole is None:
-                return None
-            self._compare(whole['parameters'], self.partial, 'choose another folder, or delete this one')
-            self._take_name() # killed between the manifest and the name
-        manifest = read_manifest(self.out)
+        named = self.out.is_dir() and any(self.out.iterdir())
+        folder = self.out if named else self.partial
+        manifest = read_manifest(folder)
         if manifest is None:
-            raise DataError(f'{self.out}: exists and is not a window store; choose another folder')
-        self._compare(manifest['parameters'], self.out, 'choose another folder, or delete this one')
+            if named:
+                raise DataError(f'{self.out}: exists and is not a window store; choose another folder')
+            return None
+        self._compare(manifest['parameters'], folder, 'choose another folder, or delete this one')
+        if not named: # killed between the manifest and the name
+            self._take_name()
         return manifest
 
     def begin(self)->None:
