@@ -21,7 +21,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from .core import DataError, replacing
 from .data._decode import Reader
 from .data.databases import Database
-from .data.records import read_header, lead_slots, write_annotations
+from .data.headers import read_header, lead_slots
+from .data.annotations import write_annotations
 from .evaluate.calibration import temper
 from .evaluate.plots import overview, png
 from .nn.rhythmnet import RhythmNet

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PediatricECGError', 'DataError', 'LeakError', 'MissingPackageError', 'wfdb_quiet', 'replacing', 'write_text',
-           'write_json', 'digest', 'differences', 'versions', 'git_revision', 'shared']
+           'write_json', 'decode_text', 'read_json', 'typed', 'inside', 'search', 'digest', 'differences', 'versions',
+           'git_revision', 'shared']
 
 # %% ../nbs/00_core.ipynb #core-03
 import hashlib
@@ -15,8 +16,14 @@ import shutil
 import subprocess
 import warnings
 from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any, get_type_hints
+
+import regex
+from pydantic import TypeAdapter, ValidationError
 
 # %% ../nbs/00_core.ipynb #core-06
 class PediatricECGError(ValueError):
@@ -86,6 +93,111 @@ def write_json(
     "A JSON file that is there whole or not at all."
     write_text(file, json.dumps(value, indent=1, ensure_ascii=False))
 
+# %% ../nbs/00_core.ipynb #core-23
+def decode_text(
+    content:bytes, # Of a text file that somebody else may have written
+)->str:
+    "Text in UTF-8, with or without a byte-order mark, in UTF-16 with one, or else in Latin-1, which fits any bytes."
+    if content.startswith((b'\xff\xfe', b'\xfe\xff')):
+        try:
+            return content.decode('utf-16')
+        except UnicodeDecodeError:
+            pass
+    try:
+        return content.decode('utf-8-sig')
+    except UnicodeDecodeError:
+        return content.decode('latin-1')
+
+def read_json(
+    file:str|Path, # JSON that a user or an earlier run wrote
+    kind=dict, # What it must hold: a type, as in `typed`
+    remedy:str='restore it', # What the user can do
+):
+    "What a JSON file holds. `DataError` for one that is missing, damaged, nested without end, or of another kind."
+    try:
+        value = json.loads(Path(file).read_text(encoding='utf-8-sig'))
+    except FileNotFoundError:
+        raise DataError(f'{file}: no such file; {remedy}') from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())
+        raise DataError(f'{file}: not readable as JSON ({reason}); {remedy}') from None
+    return typed(kind, value, str(file), remedy)
+
+def typed(
+    kind, # A type, such as dict[str, float], or a dataclass
+    value, # What JSON can hold
+    where:str, # Where it stood, for the message
+    remedy:str='restore it', # What the user can do
+):
+    """The value as the type says: text is no number and no list, a list becomes a tuple where one is wanted.
+
+    A dataclass takes a dict; names that it does not know are left out, and absent ones take their default.
+    `DataError` names the key."""
+    if not is_dataclass(kind):
+        return _validated(kind, value, where, remedy)
+    content = _validated(dict[str, Any], value, where, remedy)
+    hints = get_type_hints(kind)
+    known = {}
+    for entry in fields(kind):
+        if entry.init and entry.name in content:
+            known[entry.name] = _validated(hints[entry.name], content[entry.name], f'{where}: {entry.name}', remedy)
+        elif entry.init and entry.default is MISSING and entry.default_factory is MISSING:
+            raise DataError(f'{where}: the key {entry.name!r} is missing; {remedy}')
+    return kind(**known)
+
+def _validated(kind, value, where, remedy):
+    "The value, checked by pydantic without its conversions from text."
+    if is_dataclass(kind):
+        return typed(kind, value, where, remedy)
+    try:
+        # Through JSON, where a list is what a tuple is written as
+        return _adapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ''.join(f'[{part!r}]' for part in first['loc'])
+        found = _shortened(first['input'])
+        raise DataError(f'{where}{place}: {first["msg"]}, not {found}; {remedy}') from None
+
+@lru_cache(maxsize=256)
+def _adapter(kind):
+    return TypeAdapter(kind)
+
+def _shortened(value, most=60):
+    "A value as JSON, cut off where it is long."
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) < most else text[:most - 3] + '…'
+
+# %% ../nbs/00_core.ipynb #core-26
+def inside(
+    folder:str|Path, # Folder that nothing may leave
+    name:str, # A name out of a file: 'x001', 'part/x001'
+    where:str, # Where the name stood, for the message
+)->Path:
+    "The path of a name inside of a folder. `DataError` for a name that leads out of it, or that no file can have."
+    parts = name.split('/')
+    unprintable = any(ord(letter) < 32 or ord(letter) == 127 for letter in name)
+    if unprintable or '\\' in name or name.startswith('~') or not name.strip():
+        raise DataError(f'{where}: {name!r} is no name of a file; correct it')
+    if name.startswith('/') or ':' in parts[0] or '..' in parts:
+        raise DataError(f'{where}: the name {name!r} leads out of the folder; correct it')
+    return Path(folder)/name
+
+def search(
+    pattern:str, # Regular expression out of a specification
+    text:str, # What is searched
+    where:str, # Whose pattern it is, for the message
+    whole:bool=False, # The pattern must fit the whole text
+):
+    "The match, or None. `DataError` for a pattern that cannot be read, or that takes longer than a second."
+    try:
+        find = regex.fullmatch if whole else regex.search
+        return find(pattern, text, flags=regex.MULTILINE, timeout=1)
+    except regex.error as error:
+        raise DataError(f'{where}: {pattern!r} is no regular expression ({error}); correct it') from None
+    except TimeoutError:
+        raise DataError(f'{where}: the regular expression {pattern!r} takes too long on {text[:40]!r}; '
+                        'avoid a repetition inside of a repetition') from None
+
 # %% ../nbs/00_core.ipynb #core-16
 def digest(
     file:str|Path, # Any file
@@ -106,11 +218,6 @@ def differences(
             found += differences(old.get(key), new.get(key), f'{name}.{key}' if name else key)
         return found
     return [] if old == new else [f'{name}: {_shortened(old)}, now {_shortened(new)}']
-
-def _shortened(value, most=60):
-    "A value as JSON, cut off where it is long."
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) < most else text[:most - 3] + '…'
 
 def versions(
     *names, # Of packages: 'numpy', 'wfdb'

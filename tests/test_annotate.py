@@ -14,7 +14,7 @@ from pediatric_ecg import cli
 from pediatric_ecg.annotate import annotate, smooth_rhythms, to_segments, windows_of
 from pediatric_ecg.core import DataError, wfdb_quiet
 from pediatric_ecg.data import LEIPZIG, read_header, read_signals
-from pediatric_ecg.data.records import lead_slots, record_paths
+from pediatric_ecg.data.headers import lead_slots, record_paths
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 from pediatric_ecg.windows import Preprocess
 

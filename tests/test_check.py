@@ -6,7 +6,7 @@ import pytest
 
 from pediatric_ecg.core import DataError, digest
 from pediatric_ecg.data import LEIPZIG, MITDB, check, read_annotations
-from pediatric_ecg.data.records import write_annotations
+from pediatric_ecg.data.annotations import write_annotations
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wfdb")  # wfdb 4.3 under pandas 3.1
 

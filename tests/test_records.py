@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, MITDB, Database, read_annotations, read_header, read_signals, subjects
-from pediatric_ecg.data.records import (
-    _parse,
-    all_headers,
-    check_signal_file,
-    encode_annotations,
-    lead_slots,
-    read_label_table,
-    record_name,
-    record_paths,
-    write_annotations,
-)
+from pediatric_ecg.data.headers import _parse, all_headers, check_signal_file, lead_slots, record_name, record_paths
+from pediatric_ecg.data.annotations import encode_annotations, read_label_table, write_annotations
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wfdb")  # wfdb 4.3 under pandas 3.1
 MUST_FAIL = {"100-no-len", "100skew", "1003", "p000878-2137-10-26-16-57", "3269321_layout", "3234460_layout"}

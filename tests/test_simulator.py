@@ -15,7 +15,7 @@ from wfdb.processing import gqrs_detect
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, segments
-from pediatric_ecg.data.records import encode_annotations
+from pediatric_ecg.data.annotations import encode_annotations
 from pediatric_ecg.sim import simulate
 from pediatric_ecg.sim.studies import OUTSIDE
 

@@ -29,7 +29,7 @@ from pediatric_ecg.data import (
     read_signals,
     segments,
 )
-from pediatric_ecg.data.records import record_paths
+from pediatric_ecg.data.headers import record_paths
 from pediatric_ecg.windows import Preprocess, View, Windows, WindowStore, cut, prepare
 from pediatric_ecg.windows.signals import n_out, process
 from pediatric_ecg.windows.store import StoreWriter, code_files, content_hashes

@@ -2,7 +2,9 @@
 from .check import check
 from .databases import LEIPZIG, MITDB, Database, get_database, register
 from .download import download
-from .records import read_annotations, read_header, read_signals
+from .annotations import read_annotations
+from .headers import read_header
+from .records import read_signals
 from .rhythms import all_segments, group, segments
 from .subjects import subjects
 

@@ -14,9 +14,8 @@ import numpy as np
 import wfdb
 
 from ..core import DataError
-from pediatric_ecg.data.records import (
-    MILLIVOLTS_PER_UNIT, check_signal_file, read_header, read_signals,
-)
+from .records import MILLIVOLTS_PER_UNIT, read_signals
+from .headers import check_signal_file, read_header
 
 # %% ../../nbs/data/03_decode.ipynb #c006-2ef2b4
 # The integer that means: no sample here

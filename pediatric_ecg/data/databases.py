@@ -39,6 +39,13 @@ class Database:
     unusable_pair:str = '' # Annotation symbol that brackets unusable spans, in pairs
     marker_symbols:tuple[str,...] = ('+',) # Annotation symbols whose aux string is a rhythm marker
     first_marker:str = '' # Rhythm before the first marker; '' leaves that time unlabelled
+    symbol_markers:dict[str,str] = field(default_factory=dict) # Annotation symbol that begins a rhythm → marker
+    spans:dict[str,str] = field(default_factory=dict) # Opening and closing symbol, '[]' → marker in between
+    label_source:str = 'annotations' # 'annotations', or 'record': one label for a whole record
+    label_pattern:str = r'^\s*Dx:\s*(.*)$' # With 'record': its group in the header's comments holds the labels
+    label_separator:str = ',' # Between the labels of one record
+    several_labels:str = '' # Of one record: 'first' of the markers wins, 'skip' the record; '' is an error
+    skip:dict[str,str] = field(default_factory=dict) # Records left out, with * → reason
     groupings:dict[str,dict[str,str]] = field(default_factory=dict) # Name → {marker: class}
     subjects:dict[str,str] = field(default_factory=dict) # Record, or what the pattern found → subject
     subject_pattern:str = '' # Regular expression for a record's name; its first group is the subject
@@ -46,7 +53,8 @@ class Database:
     subject_columns:dict[str,str] = field(default_factory=dict) # Column of the CSV → 'record', 'age', …
     comment_pattern:str = '' # The same for a header's comments, with named groups (age, gender, …)
     fs:float|None = None # Sampling rate in Hz, if the same in all records
-    annotator:str = 'atr' # Extension of the annotation files
+    annotator:str = 'atr' # Extension of the annotation files; 'edf+': annotations inside of EDF+ or BDF+
+    beats_annotator:str = '' # Extension of a second file that holds the beats, where the first has none
     symbols:tuple[tuple[int,str,str],...] = () # Custom symbols: (store, symbol, description)
     beat_symbols:str = STANDARD_BEATS # Annotation symbols that are beats
     fits:dict[str,tuple[str,...]] = field(default_factory=dict) # Marker → labels of beats that fit it

@@ -11,7 +11,7 @@ import pandas as pd
 from wfdb.io.annotation import ann_labels
 
 from ..data.databases import LEIPZIG
-from ..data.records import encode_annotations
+from ..data.annotations import encode_annotations
 from .heart import CS, FS
 from .signals import CHEST, DRAWN, SURFACE
 

@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 from ..core import DataError, replacing
 from ..data.databases import LEIPZIG, Database
-from ..data.records import read_annotations, read_header, read_signals
+from ..data.annotations import read_annotations
+from ..data.headers import read_header
+from ..data.records import read_signals
 from .events import ADULT_AGE, Event, Patient
 from pediatric_ecg.sim.files import (
     LAYOUT_OF, LAYOUTS, Writer, write_study_annotations, write_tables,

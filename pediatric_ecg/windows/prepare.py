@@ -24,7 +24,8 @@ from ..core import DataError, digest, versions, write_json
 from ..data._decode import Reader
 from ..data.rhythms import beat_labels, class_order, segment_frame
 from ..data.databases import Database, get_database
-from ..data.records import read_header, lead_slots, read_annotations, record_name, record_paths
+from ..data.headers import read_header, lead_slots, record_name, record_paths
+from ..data.annotations import read_annotations
 from ..data.subjects import subjects
 from ._resample import ratio
 from .quality import FLAGS, noise, quality, robust_scale
