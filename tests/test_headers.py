@@ -90,7 +90,8 @@ def test_every_header_equals_wfdb(shared):
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_text_of_many_hands(tmp_path, encoding, end):
     lines = ["# Müller, before", "", "  p1 2 125 2500  10:11:12.5\t25/12/1994 ", "#between",
-             "\tp1.dat 16\t1000/mV 16 0 -23 -8544 0 Ableitung ä 1  ", "p1.dat 16 1000/mV 16 0 -2 -15649 0 V1", "# after"]
+             "\tp1.dat 16\t1000/mV 16 0 -23 -8544 0 Ableitung ä 1  ",
+             "p1.dat 16 1000/mV 16 0 -2 -15649 0 V1", "# after"]
     header = read_header(write(tmp_path, "p1", end.join(lines), encoding=encoding))
     assert header.leads == ["Ableitung ä 1", "V1"]
     assert header.comments == ("Müller, before", "between", "after")
@@ -124,6 +125,18 @@ def test_names_with_blanks_and_letters(tmp_path):
     assert (header.fs, header.n_samples) == (125, 2500)
     assert header.files == (("a 1.dat", 10_000),)
     assert header.segments[0].signals[0].file == "a 1.dat"
+
+
+def test_a_name_that_ends_in_a_number_is_not_guessed(tmp_path):
+    "`pat 1 2 …` above one line is a header that lost a line, not one signal at 2 Hz."
+    with pytest.raises(DataError, match="promises 2 leads and describes 1"):
+        read_header(write(tmp_path, "pat 1", "pat 1 2 125 2500\np1.dat 16 1000/mV 16 0 1 2 0 I\n"))
+
+
+def test_differences_start_where_the_header_says(tmp_path):
+    text = "p1 3 125 10\na.dat 8 200 8 5\nb.dat 8 200 8 0 0 0 0 I\nc.dat 8 200 8 5 7 3 0 I\n"
+    header = read_header(write(tmp_path, "p1", text))
+    assert [signal.initial for signal in header.segments[0].signals] == [5, 0, 7]
 
 
 def test_signal_files_stay_below_the_folder(tmp_path):
@@ -224,7 +237,8 @@ def fields(draw):
         file=draw(NAMES) + draw(st.sampled_from([".dat", " 1.dat", "", "/" + "b.mat"])),
         fmt=draw(st.sampled_from(["8", "16", "24", "32", "61", "80", "160", "212", "310", "311", "508", "516", "524"])),
         samples=draw(st.integers(1, 500)), skew=draw(st.integers(0, 99)), offset=draw(st.integers(0, 999)),
-        gain=gain, baseline=draw(WHOLE), units=draw(st.sampled_from(["mV", "uV", "µV", "μV", "mmHg", "V", "nV", "m/s"])),
+        gain=gain, baseline=draw(WHOLE),
+        units=draw(st.sampled_from(["mV", "uV", "µV", "μV", "mmHg", "V", "nV", "m/s"])),
         zero=draw(WHOLE), initial=draw(WHOLE), checksum=draw(st.integers(-2**15, 2**16).filter(bool)),
         name=draw(st.sampled_from(["", "V1", "ECG lead II", "16 x 2", "Fußpunkt (links)"])))
 
@@ -237,7 +251,8 @@ def test_what_is_written_is_read(tmp_path, leads, rate, length, name, random):
     for lead in leads:
         options = [f"x{lead['samples']}", f":{lead['skew']}", f"+{lead['offset']}"]
         random.shuffle(options)
-        lines.append(f"{lead['file']} {lead['fmt']}{''.join(options)} {lead['gain']!r}({lead['baseline']})/{lead['units']} "
+        lines.append(f"{lead['file']} {lead['fmt']}{''.join(options)} "
+                     f"{lead['gain']!r}({lead['baseline']})/{lead['units']} "
                      f"16 {lead['zero']} {lead['initial']} {lead['checksum']} 0 {lead['name']}")
         lines.insert(random.randint(0, len(lines)), "# a comment")
     header = read_header(write(tmp_path, f"r{random.random()}", random.choice(["\n", "\r\n"]).join(lines)))
@@ -255,8 +270,8 @@ def test_what_is_written_is_read(tmp_path, leads, rate, length, name, random):
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
 def test_any_text_is_a_header_or_one_line(tmp_path, data):
-    good = ["p1 2 125 2500 10:11:12 1/2/2006", "p1/2 1 125", "p1.dat 16x2:1+24 1000(0)/mV 16 0 -23 -8544 0 V1", "p1 100",
-            "~ 50", "~ 0 1/mV 16 0 0 0 0 I", "# 69 M", "p1.dat 212 0 11 1024 995 -22131 0 MLII"]
+    good = ["p1 2 125 2500 10:11:12 1/2/2006", "p1/2 1 125", "p1.dat 16x2:1+24 1000(0)/mV 16 0 -23 -8544 0 V1",
+            "p1 100", "~ 50", "~ 0 1/mV 16 0 0 0 0 I", "# 69 M", "p1.dat 212 0 11 1024 995 -22131 0 MLII"]
     line = st.sampled_from(good) | st.text(max_size=30) | st.lists(
         st.sampled_from([*" ".join(good).split(), "0", "-1", "1e9", "x", "/", "(", "~", "..", "9"*30]),
         max_size=8).map(" ".join)
@@ -284,7 +299,8 @@ def test_units():
                          "MicroVolts": 1e-3, "mV": 1, "MV": 1, "mv": 1, "millivolts": 1, "[mV]": 1, "V": 1e3, "v": 1e3,
                          "Volt": 1e3, "nV": 1e-6, "NV": 1e-6, "nanovolts": 1e-6}.items():
         assert millivolts_per_unit(unit) == factor, unit
-    for unit in ("", "mmHg", "degC", "NU", "adu", "none", "bpm", "%", "l/min", "kV", "mVs", "volta", "?V", "V/s", "µ", "m"):
+    for unit in ("", "mmHg", "degC", "NU", "adu", "none", "bpm", "%", "l/min", "kV", "mVs", "volta", "?V",
+                 "V/s", "µ", "m"):
         assert millivolts_per_unit(unit) is None, unit
 
 
@@ -308,7 +324,8 @@ def test_slow_patterns_are_named(shared):
 
 
 def test_a_lead_has_its_own_rate(tmp_path):
-    text = "p1 3 10 100\np1.dat 16x25 1/mV 16 0 1 2 0 I\np1.dat 16x50 1/mV 16 0 1 2 0 II\np1.dat 16x100 1/mmHg 16 0 1 2 0 P\n"
+    text = ("p1 3 10 100\np1.dat 16x25 1/mV 16 0 1 2 0 I\np1.dat 16x50 1/mV 16 0 1 2 0 II\n"
+            "p1.dat 16x100 1/mmHg 16 0 1 2 0 P\n")
     header = read_header(write(tmp_path, "p1", text))
     assert (header.fs, header.frame_rate, header.finest, header.n_samples) == (500, 10, 50, 5000)
     assert header.rates == (250, 500, 1000) and header.seconds == 10
@@ -420,23 +437,23 @@ def test_segments_that_disagree(tmp_path):
 
 def test_a_list_that_names_one_segment_often(tmp_path):
     segment(tmp_path, "s1", tuple(f"L{i}" for i in range(5000)))
-    header_text = "p1/50000 5000 125\n" + "s1 100\n"*50_000
+    header_text = "p1/20000 5000 125\n" + "s1 100\n"*20_000
     begin = time.perf_counter()
     header = read_header(write(tmp_path, "p1", header_text))
-    assert header.n_samples == 5_000_000 and len(header.segments) == 50_000
+    assert header.n_samples == 2_000_000 and len(header.segments) == 20_000
     assert time.perf_counter() - begin < 5
 
 
 def test_thousands_of_segments_are_fast(tmp_path):
-    for number in range(2000):
+    for number in range(1000):
         segment(tmp_path, f"s{number}", data=False)
-    path = write(tmp_path, "p1", "p1/2000 2 125\n" + "".join(f"s{number} 100\n" for number in range(2000)))
+    path = write(tmp_path, "p1", "p1/1000 2 125\n" + "".join(f"s{number} 100\n" for number in range(1000)))
     begin = time.perf_counter()
-    assert read_header(path).n_samples == 200_000
+    assert read_header(path).n_samples == 100_000
     first = time.perf_counter() - begin
     begin = time.perf_counter()
-    assert read_header(path).n_segments == 2000
-    assert first < 3 and time.perf_counter() - begin < 0.05
+    assert read_header(path).n_segments == 1000
+    assert first < 5 and time.perf_counter() - begin < 0.05
     assert [path.name for path in all_headers(tmp_path)] == ["p1"]
 
 
@@ -595,6 +612,15 @@ def test_damaged_edf_is_one_line(tmp_path):
     assert header.millivolts[0] is None and "not calibrated" in header.notes[0][1]
 
 
+def test_labels_of_edf_are_printable(tmp_path):
+    content = bytearray(edf_file(tmp_path / "p1.edf").read_bytes())
+    content[256:272] = b"ECG\n\xe4 II".ljust(16)
+    content[8:20] = b"X M \x1b M\xc3\xbcller"[:12]
+    (tmp_path / "p2.edf").write_bytes(content)
+    header = read_header(tmp_path / "p2")
+    assert header.leads[0] == "ECG?ä II" and header.comments[0].startswith("patient: X M ? Mül")
+
+
 def test_wfdb_wins_and_edf_is_listed(tmp_path):
     edf_file(tmp_path / "p1.edf")
     edf_file(tmp_path / "p2.edf")
@@ -637,12 +663,30 @@ def test_lists_of_folders(tmp_path):
     (tmp_path / "RECORDS").write_text("a/g1/\nb\n")
     (tmp_path / "a" / "g1" / "RECORDS").write_text("p1\np9\n")
     found = listing(tmp_path)
-    assert found.here == ("a/g1/p1", "b/p3", "b/p4") and found.missing == ("a/g1/p9",) and found.unlisted == ("a/g1/p2",)
+    assert found.here == ("a/g1/p1", "b/p3", "b/p4")
+    assert found.missing == ("a/g1/p9",) and found.unlisted == ("a/g1/p2",)
     (tmp_path / "a" / "g1" / "RECORDS").write_text("../../b/p3\n")
     with pytest.raises(DataError, match="g1/RECORDS.*leads out"):
         all_headers(tmp_path)
     (tmp_path / "RECORDS").write_text(".\n")  # itself
-    assert listing(tmp_path).missing == () and len(all_headers(tmp_path)) == 4
+    with pytest.raises(DataError, match="RECORDS: '.' is no name of a file"):
+        all_headers(tmp_path)
+
+
+def test_links_in_lists_do_not_hang(tmp_path):
+    segment(tmp_path, "p1")
+    segment(tmp_path / "sub", "p2")
+    names = [f"loop{number}" for number in range(20)]
+    for name in names:
+        (tmp_path / name).symlink_to(tmp_path, target_is_directory=True)
+        (tmp_path / "sub" / name).symlink_to(tmp_path / "sub", target_is_directory=True)
+    (tmp_path / "root").symlink_to("/", target_is_directory=True)
+    (tmp_path / "RECORDS").write_text("\n".join(["p1", "sub", "root", *names]))
+    (tmp_path / "sub" / "RECORDS").write_text("\n".join(["p2", *names]*50))
+    begin = time.perf_counter()
+    found = listing(tmp_path)
+    assert found.here == ("p1", "sub/p2") and len(found.missing) == 41
+    assert time.perf_counter() - begin < 2
 
 
 @pytest.mark.parametrize("name", ["../p1", "/etc/p1", "~/p1", "a/../../p1", "p\0", "a\\p1", "C:/p1"])
@@ -658,7 +702,8 @@ def test_lists_of_nothing(tmp_path):
     (tmp_path / "RECORDS").write_text("\n\n")
     assert [path.name for path in all_headers(tmp_path)] == ["p1"]  # an empty list is none
     (tmp_path / "RECORDS").write_text("q1\nq2\nq3\nq4\n")
-    with pytest.raises(DataError, match=r"RECORDS: none of the 4 records it lists is here \(q1, q2, q3 …\), and 1 others"):
+    fact = r"RECORDS: none of the 4 records it lists is here \(q1, q2, q3 …\), and 1 others"
+    with pytest.raises(DataError, match=fact):
         all_headers(tmp_path)
     assert listing(tmp_path).missing == ("q1", "q2", "q3", "q4")
     with pytest.raises(DataError, match="no such folder"):
@@ -672,11 +717,13 @@ def test_hidden_files_links_and_layouts(tmp_path):
     (tmp_path / "._p1.hea").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X        " + bytes(50))
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "self.hea").symlink_to(tmp_path / "self.hea")
+    os.mkfifo(tmp_path / "pipe.hea")  # nobody writes into it
     write(tmp_path, "layout", "layout 1 125 0\n~ 0 1/mV 8 0 0 0 0 I\n")
     write(tmp_path, "empty", "empty 0 125 0\n")
-    assert listing(tmp_path).here == ("empty", "layout", "p1", "self")
-    with pytest.raises(DataError, match="self.hea: no such header"):
-        read_header(tmp_path / "self")
+    assert listing(tmp_path).here == ("empty", "layout", "p1", "pipe", "self")
+    for name in ("self", "pipe"):
+        with pytest.raises(DataError, match=f"{name}.hea: no such header"):
+            read_header(tmp_path / name)
     for name in ("layout", "empty"):
         with pytest.raises(DataError, match=f"{name}.hea: a header without signals"):
             check_signal_file(read_header(tmp_path / name))
