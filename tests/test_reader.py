@@ -179,9 +179,10 @@ def test_gains_of_every_size_and_sign(tmp_path):
     np.testing.assert_array_equal(values[:, 2], np.array([7, -7, 1]) / 200 * 1e3)
 
 
-def test_gains_that_make_numbers_without_end_are_refused(tmp_path):
-    path = write(tmp_path, "r 1 100 3\nr.dat 16 1e-310/mV 16 0 0 0 0 a\n", r=[1, 2, 3])
-    with pytest.raises(DataError, match=r"r\.hea: lead a has gain 1e-310"):
+@pytest.mark.parametrize("gain", ["1e-310", "1e308", "-2e307", "1(1e300)", "1e-290(5)"])
+def test_gains_with_which_arithmetic_runs_over_are_refused(gain, tmp_path):
+    path = write(tmp_path, f"r 1 100 3\nr.dat 16 {gain}/mV 16 0 0 0 0 a\n", r=[1, 2, 3])
+    with pytest.raises(DataError, match=r"r\.hea"):
         read_signals(path)
 
 
