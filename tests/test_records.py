@@ -189,7 +189,7 @@ class Leads:
     "A header needs no more than leads here."
 
     def __init__(self, leads):
-        self.leads, self.path = leads, "some/record"
+        self.leads, self.file, self.millivolts = leads, "some/record.hea", [1.0] * len(leads)
 
 
 def test_the_six_layouts_on_all_39(shared):
