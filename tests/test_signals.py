@@ -8,7 +8,7 @@ from scipy import signal
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import read_signals
-from pediatric_ecg.data._decode import Reader
+from pediatric_ecg.data.records import Reader
 from pediatric_ecg.windows import Preprocess
 from pediatric_ecg.windows._resample import ceil_div, ratio, taps
 from pediatric_ecg.windows.quality import quality
