@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data import LEIPZIG, MITDB, Database, read_annotations
+from pediatric_ecg.data import LEIPZIG, MITDB, Database, read_annotations, read_header
 from pediatric_ecg.data.annotations import (
-    _read_edf,
     decode_annotations,
     encode_annotations,
     find_annotations,
@@ -512,20 +511,25 @@ def write_edf(file, notes=NOTES, starttime=0):
     return file
 
 
-@pytest.mark.parametrize("ending", ["edf", "bdf"])
+EDF = replace(TOY, annotator="edf+")
+
+
+@pytest.mark.parametrize("ending", ["edf", "bdf", "EDF"])
 @pytest.mark.parametrize("starttime", [0, 250_000])
 def test_annotations_inside_of_edf_equal_edfio(tmp_path, ending, starttime):
     file = write_edf(tmp_path / f"p1.{ending}", starttime=starttime)
     expected = (edfio.read_bdf if ending == "bdf" else edfio.read_edf)(file).annotations
-    read = read_edf_annotations(file)
-    assert [(note.onset, note.duration, note.text) for note in read] == [
-        (note.onset, note.duration or 0, note.text) for note in expected
-    ]
-    rows = _read_edf(SimpleNamespace(fs=250.0, file=file, kind="edf", path=tmp_path / "p1"), TOY)
+    read = read_edf_annotations(read_header(tmp_path / "p1"))
+    assert [tuple(note) for note in read] == [(note.onset, note.duration or 0, note.text) for note in expected]
+    rows = read_annotations(tmp_path / "p1", EDF)
     assert rows["sample"].tolist() == [0, 312, 625, 1781, 2438]
     assert rows.symbol.tolist() == ["+", "V", "+", "+", "N"]
     assert rows.aux.tolist() == ["(N", "", "(AFIB", "Vorhofflimmern – ä", ""]
     assert rows.end.tolist() == [-1, -1, 1500, -1, -1]
+    as_marker = read_annotations(
+        tmp_path / "p1", replace(EDF, markers={"N": "sinus", "(AFIB": "af"}, marker_symbols=("*",))
+    )
+    assert as_marker.symbol.tolist() == ["*", "V", "*", "*", "*"]
 
 
 def test_edf_that_is_not_as_it_should_be(tmp_path):
@@ -534,36 +538,35 @@ def test_edf_that_is_not_as_it_should_be(tmp_path):
 
     def read(changed):
         file.write_bytes(changed)
-        return read_edf_annotations(file)
+        return read_annotations(tmp_path / "p1", EDF)
 
-    latin = read(content.replace("– ä".encode(), b"- \xe4\0\0\0".replace(b"\0", b" ")))
-    assert latin[3].text == "Vorhofflimmern - ä"
-    assert len(read(content[:-500])) == 4  # the last data record is not whole
+    assert read(content.replace("– ä".encode(), b"- \xe4   ")).aux[3] == "Vorhofflimmern - ä"
     assert len(read(content.replace(b"EDF+C", b"EDF+D"))) == 5  # without gaps after all
-    with pytest.raises(DataError, match="gaps between its data records"):
-        read(content.replace(b"EDF+C", b"EDF+D").replace(b"+5\x14\x14", b"+7\x14\x14"))
+    gap = content.replace(b"EDF+C", b"EDF+D")
+    gap = gap.replace(b"+9\x14\x14\0+9.75\x14N\x14\0\0", b"+11\x14\x14\0+9.75\x14N\x14\0")
+    gap = gap.replace(b"+8\x14\x14\0\0", b"+10\x14\x14\0").replace(b"+7\x14\x14", b"+9\x14\x14")
+    gap = gap.replace(b"+6\x14\x14", b"+8\x14\x14").replace(b"+5\x14\x14", b"+7\x14\x14")
+    assert read(gap)["sample"].tolist() == [0, 312, 625, 1781, 2438]
+    assert read_header(tmp_path / "p1").n_samples == 3000
+    with pytest.raises(DataError, match="p1.edf: is shorter than its header says"):
+        read(content[:-500])
     with pytest.raises(DataError, match="holds signals alone"):
         read(content.replace(b"EDF Annotations ", b"other           "))
     with pytest.raises(DataError, match="no time of an annotation"):
         read(content.replace(b"+1.25", b"+1,25"))
-    for broken in (b"", content[:200], content[:252] + b"9999" + content[256:], b"x" * 5000):
-        with pytest.raises(DataError, match="p1.edf: no readable header of EDF"):
-            read(broken)
-    with pytest.raises(DataError, match="p1.edf: not readable"):
-        file.unlink()
-        read_edf_annotations(file)
+    (tmp_path / "p2.hea").write_text("p2 0 125 2500\n")
+    with pytest.raises(DataError, match="p2.hea: no file in EDF or BDF"):
+        read_annotations(tmp_path / "p2", EDF)
 
 
 def test_edf_annotations_outside_of_the_record(tmp_path):
-    file = write_edf(tmp_path / "p1.edf", [(-0.5, None, "(N"), (1, None, "(AFIB")])
-    header = SimpleNamespace(fs=250.0, file=file, kind="edf", path=tmp_path / "p1")
+    write_edf(tmp_path / "p1.edf", [(-0.5, None, "(N"), (1, None, "(AFIB")])
     with pytest.raises(DataError, match="p1.edf: the annotation '. .N' stands at sample -125"):
-        _read_edf(header, TOY)
-    write_edf(file, [(1, None, "(N"), (100, None, "(AFIB")])
-    assert _read_edf(header, TOY)["sample"].tolist() == [250, 25_000]
-    header.kind = "wfdb"
-    with pytest.raises(DataError, match="no file in EDF or BDF"):
-        _read_edf(header, TOY)
+        read_annotations(tmp_path / "p1", EDF)
+    write_edf(tmp_path / "p2.edf", [(1, None, "(N"), (100, None, "(AFIB")])
+    assert read_annotations(tmp_path / "p2", EDF)["sample"].tolist() == [250, 25_000]
+    write_edf(tmp_path / "p3.edf", [])
+    assert len(read_annotations(tmp_path / "p3", EDF)) == 0
 
 
 @settings(deadline=None, max_examples=100)
@@ -575,7 +578,7 @@ def test_damaged_edf_ends_in_one_line(tmp_path_factory, damage):
         content[place : place + len(piece)] = piece
     file.write_bytes(content)
     try:
-        read_edf_annotations(file)
+        read_annotations(file.with_suffix(""), EDF)
     except DataError as error:
         assert "p1.edf" in str(error) and "\n" not in str(error)
 
@@ -632,19 +635,19 @@ def test_tables_of_labels_in_every_encoding(tmp_path, encoding):
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("", "column record is missing"),
-        ("record,symbol\nx,N\n", "column aux_note is missing"),
-        ("a,b\n1,2,3\n1\n", "missing|readable"),
+        ("", "is empty"),
+        ("record,symbol\nx,N\n", "no column 'aux_note'"),
+        ("a,b\n1,2,3\n1\n", "line 2 has 3 cells"),
         ("record,symbol,aux_note\n", "holds no labels"),
-        ("record,symbol,aux_note\nx,+,(N\nx,N,,,,,\n", "row 3 has 7 fields where the first has 3"),
-        ('record,symbol,aux_note\nx,"+,(N\n', "not a readable table"),
-        ("record,record,symbol,aux_note\nx,x,+,(N\n", "there twice"),
-        ("\0\0\0", "readable|missing"),
+        ("record,symbol,aux_note\nx,+,(N\nx,N,,,,,\n", "line 3 has 7 cells"),
+        ('record,symbol,aux_note\nx,"+,(N\n', "line 2: not readable"),
+        ("\0\0\0", "is no text"),
+        ("record,record,symbol,aux_note\nx,x,+,(N\n", "the column 'record' is there twice"),
     ],
 )
 def test_tables_of_labels_that_are_none(tmp_path, text, says):
     (tmp_path / "labels.csv").write_text(text)
-    with pytest.raises(DataError, match=f"labels.csv: .*({says})"):
+    with pytest.raises(DataError, match=f"labels.csv: .*{says}|labels.csv: {says}"):
         read_label_rows(tmp_path / "labels.csv")
-    with pytest.raises(DataError, match="none.csv: not a readable table of labels .No such file"):
+    with pytest.raises(DataError, match="none.csv: no such file"):
         read_label_rows(tmp_path / "none.csv")
