@@ -295,9 +295,9 @@ def test_pieces_by_beats_are_a_part_of_the_segment(labels):
 
 
 FLUTTER = Database("flutter", "", {"x": ("II",)}, {"(N": "", "(AFIB": "", "(VFL": "", "(VT": ""}, unusable=("(NOISE",),
-                   spans={"[]": "(VFL", "{}": "(VT", "^^": "(NOISE"}, symbol_markers={"!": "(VT", "N": "(N"})
+                   spans={"[]": "(VFL", "{}": "(VT", "^`": "(NOISE"}, symbol_markers={"!": "(VT", "N": "(N"})
 LAYERS = st.lists(st.tuples(st.integers(0, 8), st.sampled_from(
-    [("+", "(N"), ("+", "(AFIB"), ("+", "(NOISE"), ("[", ""), ("]", ""), ("{", ""), ("}", ""), ("^", ""), ("!", "")]),
+    [("+", "(N"), ("+", "(AFIB"), ("+", "(NOISE"), ("[", ""), ("]", ""), ("{", ""), ("}", ""), ("^", ""), ("`", ""), ("!", "")]),
     st.integers(-3, 12)), max_size=25)
 
 
@@ -308,7 +308,7 @@ def layers_by_loop(rows, n_samples):
     for number, (sample, marker, end) in enumerate(marks):
         following = marks[number + 1][0] if number + 1 < len(marks) else n_samples
         layers.append((0, sample, following if end <= sample else end, marker))
-    for opening, closing, marker in (("[", "]", "(VFL"), ("{", "}", "(VT"), ("^", "^", "(NOISE")):
+    for opening, closing, marker in (("[", "]", "(VFL"), ("{", "}", "(VT"), ("^", "`", "(NOISE")):
         began = None
         for sample, symbol, _, _ in rows:
             if began is None and symbol == opening:

@@ -3,7 +3,15 @@ import pytest
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, MITDB, Database, all_segments, check, segments, subjects
-from pediatric_ecg.data.subjects import NO_RULE, number, skipped, subject_notes, subject_of, subject_tables, table_labels
+from pediatric_ecg.data.subjects import (
+    NO_RULE,
+    number,
+    skipped,
+    subject_notes,
+    subject_of,
+    subject_tables,
+    table_labels,
+)
 
 COLUMNS = {"ID": "record", "patient": "subject"}
 EVERYBODY = "ID,patient\n" + "".join(f"{name},{name[0]}\n" for name in ("a1", "a2", "a3", "b1", "b2", "c1", "c2"))
@@ -76,7 +84,8 @@ def test_an_absent_table_is_an_error_unless_another_rule_names_everybody(folder)
     with pytest.raises(DataError, match="the subject table people.csv is not here"):
         subjects(folder, database(subject_tables=absent, subject_pattern="^[ab]"))
     named = database(subject_tables=absent, subject_pattern="^.")
-    assert subject_notes(folder, named) == ["the subject table people.csv is not here, and other rules name the patients"]
+    assert subject_notes(folder, named) == [
+        "the subject table people.csv is not here, and other rules name the patients"]
     assert subject_notes(folder, database(subject_tables=absent, comment_pattern=r"who: (?P<subject>\w)"))
     both = {**table(folder, EVERYBODY), "others.csv": "others"}
     assert subject_notes(folder, database(subject_tables=both)) == [
@@ -125,8 +134,10 @@ def test_tables_of_every_making(folder, text, encoding):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("", "is empty"), ("ID,patient\na1,A,B\n", "line 2 has 3 cells"), ("name,patient\na1,A\n", "no column names the record"),
-    ("ID,ID\na1,A\n", "is there twice"), ("ID,record\na1,A\n", "2 columns are called 'record'"), ("a\0b", "is no text")])
+    ("", "is empty"), ("ID,patient\na1,A,B\n", "line 2 has 3 cells"),
+    ("name,patient\na1,A\n", "no column names the record"),
+    ("ID,ID\na1,A\n", "is there twice"), ("ID,record\na1,A\n", "2 columns are called 'record'"),
+    ("a\0b", "is no text")])
 def test_tables_that_cannot_be_read(folder, text, words):
     with pytest.raises(DataError, match=words) as error:
         subjects(folder, database(subject_tables=table(folder, text)))
@@ -146,7 +157,8 @@ def test_slips_in_names_are_noted(folder):
         notes = subject_notes(folder, database(subject_tables=table(folder, "ID,patient\n" + rows)))
         assert len(notes) == 1 and words in notes[0] and "counted apart" in notes[0]
     assert subject_notes(folder, database(subject_pattern="[abc]?.$")) == []
-    assert subject_notes(folder, database(subjects=dict.fromkeys(["a1", "a2", "a3", "b1", "b2", "c1", "c2"], "one"))) == [
+    everybody = dict.fromkeys(["a1", "a2", "a3", "b1", "b2", "c1", "c2"], "one")
+    assert subject_notes(folder, database(subjects=everybody)) == [
         "all 7 records are counted as one patient, 'one'"]
     (note,) = subject_notes(folder, database(subjects={"A1": "A", "A2": "A"}))
     assert note == 'the map "subjects" names none of the 7 records: each is counted as one patient'
