@@ -18,13 +18,14 @@ import pandas as pd
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .core import DataError, replacing
+from .core import DataError, check_keys, replacing
 from .data.records import Reader
 from .data.databases import Database
 from .data.headers import read_header, lead_slots
 from .data.annotations import write_annotations
 from .evaluate.calibration import temper
 from .evaluate.plots import overview, png
+from .experiments.run_folder import RunFolder
 from .nn.rhythmnet import RhythmNet
 from .windows._resample import ratio
 from .windows.quality import quality
@@ -268,6 +269,19 @@ def _write(out, name, segments, header, database):
     return out/f'{name}.rhy'
 
 # %% ../nbs/use/00_annotate.ipynb #c025-s1-efacc1
+def _read_config(run):
+    "What a run says of its windows, database and preprocessing as values. DataError for a damaged file."
+    file = Path(run)/'config.json'
+    remedy = 'name a run folder, as `pediatric-ecg run` or `train` writes it'
+    config = RunFolder(run).config
+    check_keys({}, config, str(file), remedy, needed=('classes', 'seconds', 'preprocess', 'database'))
+    database = Database.from_dict(config['database'], f'{file}: database')
+    try:
+        preprocess = Preprocess.from_dict(config['preprocess'])
+    except (TypeError, DataError) as error:
+        raise DataError(f'{file}: preprocess: {error}; {remedy}') from None
+    return {**config, 'database': database, 'preprocess': preprocess}
+
 def annotate(
     run:str|Path, # Run folder: model.safetensors and config.json
     record:str|Path, # Path of a WFDB record, without extension; needs .hea and its signal files
@@ -281,9 +295,8 @@ def annotate(
     Raises DataError for a record that cannot be read, is shorter than a window or has no known lead."""
     begin, record, out = time.perf_counter(), Path(str(record).removesuffix('.hea')), Path(out)
     model = RhythmNet.load(run)
-    config = json.loads((Path(run)/'config.json').read_text(encoding='utf-8'))
-    database = Database.from_json(json.dumps(config['database']))
-    pre = Preprocess.from_dict(config['preprocess'])
+    config = _read_config(run)
+    database, pre = config['database'], config['preprocess']
     seconds, header = float(config['seconds']), read_header(record)
     step = _step(stride, seconds, pre.fs)
     p, usable_share = window_probabilities(model, windows_of(record, database, pre, seconds, step))

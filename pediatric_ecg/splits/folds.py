@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import DataError, LeakError, write_text
+from ..core import DataError, LeakError, check_keys, read_json, write_text
 
 # %% ../../nbs/splits/00_folds.ipynb #c009-d640e5
 SIDES = ('train', 'valid', 'test')
@@ -167,17 +167,20 @@ def load_folds(
     table:pd.DataFrame|None=None, # The table they are for; checked where given
 )->list[Fold]:
     "Folds from a file. Raises `DataError` for a damaged file or another table."
-    try:
-        frozen = json.loads(Path(path).read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        raise DataError(f'{path}: no such file; save_folds writes it') from None
-    except ValueError as error:
-        raise DataError(f'{path}: not a file of folds ({error}); write it again with save_folds') from None
-    try:
-        folds = [_thawed(item) for item in frozen['folds']]
-        saved_hash, saved_table, windows = frozen['hash'], frozen['table'], frozen['windows']
-    except (KeyError, TypeError) as error:
-        raise DataError(f'{path}: not a file of folds (no {error}); write it again with save_folds') from None
+    if not Path(path).exists():
+        raise DataError(f'{path}: no such file; save_folds writes it')
+    remedy = 'write it again with save_folds'
+    frozen = read_json(path, dict, remedy, most=1 << 30)
+    kinds = {'folds': list[dict], 'hash': str, 'table': str, 'windows': int}
+    check_keys(kinds, frozen, f'{path}: not a file of folds', remedy, needed=kinds)
+    saved_hash, saved_table, windows = frozen['hash'], frozen['table'], frozen['windows']
+    for item in frozen['folds']:
+        kinds = {'name': str, 'split': str, 'repeat': int, 'rows': str}
+        check_keys(kinds, item, f'{path}: folds', remedy, needed=kinds)
+        if len(item['rows']) != windows:
+            raise DataError(f'{path}: fold {item["name"]!r} has {len(item["rows"])} rows where {windows} are promised; '
+                            f'{remedy}')
+    folds = [_thawed(item) for item in frozen['folds']]
     if folds_hash(folds) != saved_hash:
         raise DataError(f'{path}: the folds do not have the hash they were saved with; '
                         'write them again with save_folds')

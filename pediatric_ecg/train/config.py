@@ -13,11 +13,12 @@ from types import UnionType
 from typing import Union, get_args, get_origin, get_type_hints
 
 import torch
+from pydantic import confloat
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..core import PediatricECGError
+from ..core import PediatricECGError, typed
 from .augment import Augment
 from ..nn.rhythmnet import RhythmNet, RhythmNetConfig
 from ..losses.objectives import make_objective
@@ -77,15 +78,21 @@ class TrainConfig:
         self._check_network()
         self._check_inner('model', RhythmNetConfig)
         self._check_inner('augment', Augment)
+        self._check_model()
+        self._check_augment()
         self._check_loss()
 
     def _check_ranges(self):
         "Raises PediatricECGError for a number out of its range and for an unknown way of sampling."
-        least = {'epochs': 1, 'batch_size': 2, 'per_group': 1, 'lr': 1e-12, 'clip': 1e-12, 'patience': 0}
-        for name, low in least.items():
+        bounds = {
+            'epochs': (1, 100_000), 'patience': (0, 100_000), 'batch_size': (2, 65_536), 'per_group': (1, 1_000_000),
+            'lr': (1e-12, 100), 'weight_decay': (0, 100), 'warmup': (0, 1), 'clip': (1e-12, 1e12)}
+        for name, (low, high) in bounds.items():
             value = getattr(self, name)
             if not value >= low:   # so that NaN is refused too
                 raise PediatricECGError(f'TrainConfig: {name} must be at least {low}, not {value}')
+            if value > high:
+                raise PediatricECGError(f'TrainConfig: {name} must be at most {high:,}, not {value:,}')
         if not 0 <= self.ema < 1:
             raise PediatricECGError(f'TrainConfig: ema must lie in [0, 1), not {self.ema}')
         if self.sampling not in ('patient', 'class'):
@@ -112,13 +119,32 @@ class TrainConfig:
                 raise PediatricECGError(
                     f'TrainConfig: {name} has no setting {key!r}; there are {", ".join(known)}')
 
+    def _check_model(self):
+        "Raises PediatricECGError for a network of a shape that cannot be, before any window is read."
+        for key in ('modalities', 'n_classes', 'fs', 'seconds'):
+            if key in self.model:
+                raise PediatricECGError(f'TrainConfig: model must not set {key!r}, which comes with the windows')
+        try:
+            RhythmNetConfig({'ecg': 1}, 2, **self.model)
+        except PediatricECGError as e:
+            raise PediatricECGError(f'TrainConfig: model: {e}') from None
+
+    def _check_augment(self):
+        "Raises PediatricECGError for a change of windows that is no number in its range."
+        most = {'scale': 10, 'noise': 100, 'wander': 100, 'shift_s': 60, 'drop_lead': 1, 'drop_modality': 1}
+        for key, value in self.augment.items():
+            kind = confloat(ge=0, le=most[key], allow_inf_nan=False) if key in most else bool
+            typed(kind, value, f'TrainConfig: augment: {key}', 'correct it')
+
     @undisturbed()
     def _check_loss(self):
         "Raises PediatricECGError for a loss that cannot be made with these arguments."
         with torch.random.fork_rng(devices=[]):   # a loss with proxies draws them by chance
             try:
                 make_objective(self.loss, [1, 1], 4, 2, **self.loss_args)
-            except TypeError as e:
+            except PediatricECGError:
+                raise
+            except (TypeError, ValueError, RuntimeError, OverflowError) as e:
                 what = f'TrainConfig: loss {self.loss!r} with loss_args {self.loss_args}'
                 raise PediatricECGError(f'{what}: {e}') from None
 

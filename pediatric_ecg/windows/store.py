@@ -22,7 +22,7 @@ from pydantic import confloat, conint
 
 import pediatric_ecg
 from pediatric_ecg.core import (
-    DataError, check_keys, differences, digest, file_size, inside, read_json, replacing, write_json,
+    DataError, check_keys, check_last_line, differences, digest, file_size, inside, read_json, replacing, write_json,
 )
 from ..data.databases import Database
 from .quality import FLAGS
@@ -154,7 +154,10 @@ class WindowStore(Windows):
         self.seconds = self.manifest['seconds']
         self.length = self.manifest['length']
         self.table = self._read_table()
-        self.labels = label_codes(self.table['label'], self.classes, str(self.path))
+        try:
+            self.labels = label_codes(self.table['label'], self.classes, f'{self.path}/windows.csv')
+        except DataError as error:
+            raise DataError(f'{error}; {_REMEDY}') from None
         self.arrays, self.present = {}, {}
         for modality, leads in self.modalities.items():
             file = inside(self.path, f'{modality}.npy', where)
@@ -212,13 +215,13 @@ def read_manifest(
         raise DataError(f'{path}: its manifest.json is not that of a window store; choose another folder')
     if manifest['format'] != FORMAT:
         held = str(manifest['format'])[:20]
-        raise DataError(f'{path}: a store of format {held}, this version reads format {FORMAT}; '
+        raise DataError(f'{file}: a store of format {held}, this version reads format {FORMAT}; '
                         'delete the folder and prepare again')
     return manifest
 
 def _read_csv(file):
     "The table of a store: names, flags and hashes stay text, and an empty cell among numbers is NaN."
-    file_size(file, _REMEDY)
+    check_last_line(file, _REMEDY)
     try:
         columns = pd.read_csv(file, nrows=0).columns
         text = {column: str for column in columns if column in _TEXT or column.startswith(_BITS)}
