@@ -156,7 +156,7 @@ def test_output_to_a_narrow_terminal_and_to_a_pipe(tmp_path):
     "Letters are replaced, a reader that leaves is no error, and a full disk is one line."
     done = command("simulate", "--help", PYTHONIOENCODING="ascii", COLUMNS="20", TERM="dumb")
     assert done.returncode == 0 and b"Usage" in done.stdout
-    done = command("check", "--help", PYTHONIOENCODING="ascii")
+    done = command("check", "--help", PYTHONIOENCODING="latin-1")
     assert done.returncode == 0 and b"leipzig, mitdb, ...)" in b" ".join(done.stdout.split())
     done = command("report", "läufe 心", PYTHONIOENCODING="latin-1")
     assert done.returncode == 2 and "läufe \\u5fc3: no such run folder" in done.stderr.decode("latin-1")
