@@ -19,7 +19,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .core import DataError, replacing
-from .data._decode import Reader
+from .data.records import Reader
 from .data.databases import Database
 from .data.headers import read_header, lead_slots
 from .data.annotations import write_annotations

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..core import DataError, digest, versions, write_json
-from ..data._decode import Reader
+from ..data.records import Reader
 from ..data.rhythms import beat_labels, class_order, segment_frame
 from ..data.databases import Database, get_database
 from ..data.headers import read_header, lead_slots, record_name, record_paths
