@@ -182,9 +182,11 @@ def test_a_working_folder_that_is_gone(tmp_path):
 def test_out_that_is_no_name(simstore, tmp_path, monkeypatch, capfd, out):
     "The folder one works in is not exchanged under one's feet, empty or not."
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["train", str(simstore.path), "--out", out, "--quick"]) == 2
-    error = capfd.readouterr().err
-    assert error.count("\n") == 1 and "the folder you work in" in error
+    source = str(simstore.path)
+    for arguments in (["train", source, "--out", out, "--quick"], ["prepare", source, "--out", out], ["simulate", out]):
+        assert cli.main(arguments) == 2
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1 and "the folder you work in" in error, arguments
     assert list(tmp_path.iterdir()) == []
 
 
