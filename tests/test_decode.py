@@ -41,12 +41,15 @@ def encode(fmt, values):
         for value in values:
             content += int(value + (1 << BITS[fmt] - 1)).to_bytes(BITS[fmt] // 8, "little")
     elif fmt == "212":
-        values = [*values, 0] if len(values) % 2 else values
+        odd = len(values) % 2
+        values = [*values, 0] if odd else values
         for first, second in zip(values[::2], values[1::2], strict=True):
             first, second = int(first) & 0xfff, int(second) & 0xfff
             content += bytes([first & 0xff, first >> 8 | second >> 8 << 4, second & 0xff])
-        # the last byte of a lone sample's pair may be absent
+        if odd:  # the last byte of a lone sample's pair may be absent
+            content = content[:-1]
     else:
+        lone = len(values) % 3
         values = [*values, *[0] * (-len(values) % 3)]
         for start in range(0, len(values), 3):
             first, second, third = (int(value) & 0x3ff for value in values[start:start + 3])
@@ -56,6 +59,8 @@ def encode(fmt, values):
                 content += low.to_bytes(2, "little") + high.to_bytes(2, "little")
             else:
                 content += (first | second << 10 | third << 20).to_bytes(4, "little")
+        if lone:  # and so the bytes behind the last sample
+            content = content[:{"310": (0, -2, 0), "311": (0, -2, -1)}[fmt][lone] or None]
     return bytes(content)
 
 
@@ -246,6 +251,22 @@ def test_files_that_end_early_are_named_before_memory_is_taken(fmt, tmp_path):
             call()
 
 
+@pytest.mark.parametrize("fmt", sorted(BITS))
+@pytest.mark.parametrize("n_frames", range(1, 8))
+def test_one_byte_less_is_too_few(fmt, n_frames, tmp_path):
+    """A file without its last byte, and one frame more than there is.
+
+    Of a file of four bytes wfdb 4.3 makes any number of samples in formats 310 and 311, by repeating them.
+    """
+    file, signals = make_file(tmp_path, fmt, (1,), n_frames, 0, 1)
+    np.testing.assert_array_equal(digital(file, 0), signals[0])
+    with pytest.raises(DataError, match=r"signal\.dat: ends at byte"):
+        digital(SignalFile(file.file, fmt, (1,), n_frames + 2, 0), 0)
+    file.file.write_bytes(file.file.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"signal\.dat: ends at byte"):
+        digital(file, 0)
+
+
 def test_no_file_no_folder_no_pipe(tmp_path):
     signals = SignalFile(tmp_path / "r.dat", "16", (1,), 5)
     with pytest.raises(DataError, match=r"r\.dat: cannot be read \(No such file"):
@@ -286,35 +307,51 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
         list(pieces)
 
 
+def compressed(folder, seed):
+    "A compressed file and its integers."
+    values = np.random.default_rng(seed).integers(-3000, 3000, (90, 2))
+    wfdb.wrsamp("c", fs=1, units=["mV"] * 2, sig_name=["a", "b"], d_signal=values, fmt=["516"] * 2,
+                adc_gain=[1.0] * 2, baseline=[0] * 2, write_dir=str(folder))
+    return SignalFile(Path(folder) / "c.dat", "516", (1, 1), 90), values
+
+
 def test_a_changed_file_is_decoded_again(tmp_path):
-    first, signals = make_file(tmp_path, "311", (1,), 90, 0, 1)
-    np.testing.assert_array_equal(digital(first, 0), signals[0])
-    again, signals = make_file(tmp_path, "311", (1,), 90, 0, 2)
+    file, values = compressed(tmp_path, 1)
+    np.testing.assert_array_equal(digital(file, 0), values[:, 0])
+    again, values = compressed(tmp_path, 2)
     os.utime(again.file, (1, 1))
-    np.testing.assert_array_equal(digital(again, 0), signals[0])
+    assert again == file
+    np.testing.assert_array_equal(digital(again, 0), values[:, 0])
+
+
+def test_windows_of_a_compressed_file_decode_it_once(tmp_path):
+    file, values = compressed(tmp_path, 1)
+    _decode._block.cache_clear()
+    for start in range(0, 80, 10):
+        np.testing.assert_array_equal(digital(file, 1, start, start + 10), values[start:start + 10, 1])
+    assert _decode._block.cache_info().misses == 1
 
 
 def test_where_links_fail_the_file_is_copied(tmp_path, monkeypatch):
-    file, signals = make_file(tmp_path, "310", (1, 1), 50, 7, 1)
+    file, values = compressed(tmp_path, 1)
 
     def refuse(*arguments):
         raise OSError(1, "Operation not permitted")
     monkeypatch.setattr(os, "symlink", refuse)
     monkeypatch.setattr(os, "link", refuse)
-    np.testing.assert_array_equal(digital(file, 1), signals[1])
+    np.testing.assert_array_equal(digital(file, 1), values[:, 1])
     _decode._block.cache_clear()
     monkeypatch.setattr(shutil, "copyfile", refuse)
-    with pytest.raises(DataError, match=r"signal\.dat: cannot be read"):
+    with pytest.raises(DataError, match=r"c\.dat: cannot be read"):
         digital(file, 1)
 
 
 def test_names_that_wfdb_cannot_read(tmp_path):
-    file, signals = make_file(tmp_path, "311", (2, 1), 50, 7, 1)
+    file, values = compressed(tmp_path, 1)
     odd = tmp_path / "ein Ordner, mit ä #"
     odd.mkdir()
-    moved = shutil.move(file.file, odd / "x y.dat")
-    moved = SignalFile(Path(moved), "311", (2, 1), 50, 7)
-    np.testing.assert_array_equal(digital(moved, 0), signals[0])
+    moved = SignalFile(Path(shutil.move(file.file, odd / "x y.dat")), "516", (1, 1), 90)
+    np.testing.assert_array_equal(digital(moved, 0), values[:, 0])
 
 
 def test_unknown_formats_and_mixed_rates(tmp_path):
