@@ -4,15 +4,20 @@
 
 # %% auto #0
 __all__ = ['PediatricECGError', 'DataError', 'LeakError', 'MissingPackageError', 'wfdb_quiet', 'replacing', 'write_text',
-           'write_json', 'decode_text', 'read_json', 'typed', 'inside', 'search', 'digest', 'differences', 'versions',
-           'git_revision', 'shared']
+           'write_json', 'file_size', 'read_bytes', 'check_last_line', 'decode_text', 'parse_json', 'read_json',
+           'typed', 'check_keys', 'read_table', 'inside', 'compile_pattern', 'search', 'digest', 'differences',
+           'versions', 'git_revision', 'shared']
 
 # %% ../nbs/00_core.ipynb #core-03
+import csv
 import hashlib
 import json
+import math
 import os
 import platform
+import re
 import shutil
+import stat
 import subprocess
 import warnings
 from contextlib import contextmanager
@@ -20,10 +25,13 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import regex
 from pydantic import TypeAdapter, ValidationError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../nbs/00_core.ipynb #core-06
 class PediatricECGError(ValueError):
@@ -94,6 +102,51 @@ def write_json(
     write_text(file, json.dumps(value, indent=1, ensure_ascii=False))
 
 # %% ../nbs/00_core.ipynb #core-23
+def file_size(
+    file:str|Path, # Any file that a user or an earlier run wrote
+    remedy:str='restore it', # What the user can do
+)->int: # bytes
+    "Size of a file that can be read. `DataError` for one that is missing, or for a folder or a pipe in its place."
+    try:
+        state = os.stat(file)
+        if stat.S_ISREG(state.st_mode):
+            with open(file, 'rb'):
+                return state.st_size
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f'{file}: no such file; {remedy}') from None
+    except OSError as error:
+        raise DataError(f'{file}: cannot be read ({error.strerror or error}); {remedy}') from None
+    except ValueError as error:
+        raise DataError(f'{str(file)!r}: no name of a file ({error}); {remedy}') from None
+    kind = 'a folder' if stat.S_ISDIR(state.st_mode) else 'no ordinary file'
+    raise DataError(f'{file}: is {kind}, where a file is wanted; {remedy}')
+
+def read_bytes(
+    file:str|Path, # Any file that a user or an earlier run wrote
+    remedy:str='restore it', # What the user can do
+    most:int=1 << 26, # Bytes; a longer file is refused before it is read
+)->bytes:
+    "What a file holds. `DataError` for one that is missing, no file, not readable or too long."
+    size = file_size(file, remedy)
+    if size > most:
+        raise DataError(f'{file}: has {size:,} bytes, at most {most:,} are read; {remedy}')
+    try:
+        with open(file, 'rb') as stream:
+            return stream.read(most)
+    except OSError as error:
+        raise DataError(f'{file}: cannot be read ({error.strerror or error}); {remedy}') from None
+
+def check_last_line(
+    file:str|Path, # Text that an earlier run wrote
+    remedy:str='restore it', # What the user can do
+)->None:
+    "`DataError` for a file whose last line has no end, since it was cut off there."
+    if file_size(file, remedy):
+        with open(file, 'rb') as stream:
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b'\n':
+                raise DataError(f'{file}: was cut off in its last line; {remedy}')
+
 def decode_text(
     content:bytes, # Of a text file that somebody else may have written
 )->str:
@@ -108,20 +161,45 @@ def decode_text(
     except UnicodeDecodeError:
         return content.decode('latin-1')
 
+# %% ../nbs/00_core.ipynb #json-code
+def parse_json(
+    text:str, # JSON that somebody else may have written
+    where:str, # Where it stood, for the message
+    remedy:str='restore it', # What the user can do
+    finite:bool=False, # NaN and Infinity, which Python writes and JSON does not know, are refused
+):
+    "The value of a JSON text. `DataError` for one that is damaged, nested without end, or names a key twice."
+    def pairs(found):
+        names = dict(found)
+        if len(names) < len(found):
+            keys = [key for key, _ in found]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f'the key {_shortened(twice)} is there twice')
+        return names
+
+    def constant(name):
+        if finite:
+            raise ValueError(f'{name} is no number')
+        return float(name)
+
+    try:
+        return json.loads(text.removeprefix('\ufeff'), object_pairs_hook=pairs, parse_constant=constant)
+    except RecursionError:
+        raise DataError(f'{where}: not readable as JSON (nested too deep); {remedy}') from None
+    except ValueError as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise DataError(f'{where}: not readable as JSON ({reason}); {remedy}') from None
+
 def read_json(
     file:str|Path, # JSON that a user or an earlier run wrote
     kind=dict, # What it must hold: a type, as in `typed`
     remedy:str='restore it', # What the user can do
+    most:int=1 << 26, # Bytes; a longer file is refused before it is read
+    finite:bool=False, # NaN and Infinity are refused
 ):
     "What a JSON file holds. `DataError` for one that is missing, damaged, nested without end, or of another kind."
-    try:
-        value = json.loads(Path(file).read_text(encoding='utf-8-sig'))
-    except FileNotFoundError:
-        raise DataError(f'{file}: no such file; {remedy}') from None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, 'strerror', None) or ' '.join(str(error).split())
-        raise DataError(f'{file}: not readable as JSON ({reason}); {remedy}') from None
-    return typed(kind, value, str(file), remedy)
+    text = decode_text(read_bytes(file, remedy, most))
+    return typed(kind, parse_json(text, str(file), remedy, finite), str(file), remedy)
 
 def typed(
     kind, # A type, such as dict[str, float], or a dataclass
@@ -143,20 +221,91 @@ def typed(
             known[entry.name] = _validated(hints[entry.name], content[entry.name], f'{where}: {entry.name}', remedy)
         elif entry.init and entry.default is MISSING and entry.default_factory is MISSING:
             raise DataError(f'{where}: the key {entry.name!r} is missing; {remedy}')
-    return kind(**known)
+    try:
+        return kind(**known)
+    except PediatricECGError as error: # what the class itself refuses
+        raise DataError(f'{where}: {error}; {remedy}') from None
+
+def check_keys(
+    kinds:dict, # Key → its type, as in `typed`
+    content, # Names and values that JSON can hold
+    where:str, # Where they stood, for the message
+    remedy:str='restore it', # What the user can do
+    needed=(), # Keys that must be there
+)->dict: # The same content
+    "Check the values of the keys that are known; others are left alone. `DataError` names the key."
+    content = typed(dict, content, where, remedy)
+    for key in needed:
+        if key not in content:
+            raise DataError(f'{where}: the key {key!r} is missing; {remedy}')
+    for key, kind in kinds.items():
+        if key in content:
+            typed(kind, content[key], f'{where}: {key}', remedy)
+    return content
+
+# What pydantic calls an error → our words for it
+_WANTED = {
+    'string_type': 'must be text',
+    'float_type': 'must be a number',
+    'int_type': 'must be a whole number',
+    'int_from_float': 'must be a whole number',
+    'bool_type': 'must be true or false',
+    'list_type': 'must be a list',
+    'tuple_type': 'must be a list',
+    'dict_type': 'must be names and values in braces',
+    'dataclass_type': 'must be names and values in braces',
+    'none_required': 'must be null',
+    'missing': 'is missing',
+    'too_long': 'has too many entries',
+    'finite_number': 'must be a finite number',
+}
 
 def _validated(kind, value, where, remedy):
     "The value, checked by pydantic without its conversions from text."
     if is_dataclass(kind):
         return typed(kind, value, where, remedy)
+    if kind in (dict, list) and isinstance(value, kind):
+        return value
     try:
         # Through JSON, where a list is what a tuple is written as
-        return _adapter(kind).validate_json(json.dumps(value), strict=True)
+        text = json.dumps(value, default=_plain)
+        return _adapter(kind).validate_json(text, strict=True)
+    except RecursionError:
+        raise DataError(f'{where}: nested too deep; {remedy}') from None
+    except TypeError as error:
+        raise DataError(f'{where}: {error}; {remedy}') from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ''.join(f'[{part!r}]' for part in first['loc'])
-        found = _shortened(first['input'])
-        raise DataError(f'{where}{place}: {first["msg"]}, not {found}; {remedy}') from None
+        raise DataError(f'{where}{_complaint(error.errors())}; {remedy}') from None
+
+def _complaint(errors):
+    "Where a value is of the wrong kind, and what it should be."
+    first = errors[0]
+    # Of a choice between types, pydantic names each type as a place; whoever wrote the file knows no such place.
+    choice = len(errors) > 1 and first['loc'][:1] != errors[1]['loc'][:1]
+    place = ''.join(f'[{part!r}]' for part in first['loc'][choice:])
+    words = []
+    for error in errors if choice else errors[:1]:
+        words.append(_WANTED.get(error['type'], error['msg'].replace('Input should', 'must')))
+    sentence = ' or '.join(dict.fromkeys(words)).replace(' or must be', ' or')
+    if first['type'] in ('missing', 'json_invalid'):
+        return f'{place} {sentence}'
+    found = first['input']
+    hint = ' (a number is written without quotation marks)' if _is_number(found) else ''
+    return f'{place}: {sentence}, not {_shortened(found)}{hint}'
+
+def _is_number(value):
+    "Whether this is a text that reads as a number."
+    return isinstance(value, str) and re.fullmatch(r'\s*[-+]?\d+(\.\d*)?\s*', value) is not None
+
+def _plain(value):
+    "What JSON can hold instead of a number or an array of NumPy, a path or a set."
+    if hasattr(value, 'tolist'):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, '__iter__'):
+        return sorted(value) if isinstance(value, (set, frozenset)) else list(value)
+    raise TypeError(f'{type(value).__name__} is no value that JSON can hold')
 
 @lru_cache(maxsize=256)
 def _adapter(kind):
@@ -164,8 +313,61 @@ def _adapter(kind):
 
 def _shortened(value, most=60):
     "A value as JSON, cut off where it is long."
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) < most else text[:most - 3] + '…'
+
+# %% ../nbs/00_core.ipynb #table-code
+def read_table(
+    file:str|Path, # CSV that a user wrote, in any usual encoding, separated by commas, semicolons or tabs
+    columns=(), # Names that must be among its columns
+    remedy:str='restore it', # What the user can do
+)->'pd.DataFrame': # Every cell is text, without blanks around it; the index is the number of the line
+    "A table as text. `DataError` names the file, and the line where a row is longer or shorter than the first."
+    import pandas as pd # here, so that whoever needs no table need not wait for it
+
+    content = read_bytes(file, remedy, most=1 << 28)
+    text = decode_text(content)
+    if '\0' in text:
+        raise DataError(f'{file}: is no text; {remedy}')
+    rows = _table_rows(text, file, remedy)
+    if not rows:
+        raise DataError(f'{file}: is empty, its first line should name the columns; {remedy}')
+    names = rows.pop(0)[1]
+    while len(names) > 1 and not names[-1] and not any(row[len(names) - 1:] != [''] for _, row in rows):
+        # A separator at the end of every line
+        names.pop()
+        rows = [(line, row[:-1]) for line, row in rows]
+    for line, row in rows:
+        if len(row) != len(names):
+            raise DataError(f'{file}: line {line} has {len(row)} cells where the first line names '
+                            f'{len(names)} columns; {remedy}')
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise DataError(f'{file}: the column {twice[0]!r} is there twice; {remedy}')
+    for name in columns:
+        if name not in names:
+            raise DataError(f'{file}: has no column {name!r}, but {_shortened(", ".join(names), 200)}; {remedy}')
+    lines = pd.Index([line for line, _ in rows], dtype=int, name='line')
+    return pd.DataFrame([row for _, row in rows], lines, pd.Index(names, dtype=object), dtype=object)
+
+def _table_rows(text, file, remedy):
+    "(line, cells) of every row that is not blank, the names of the columns first."
+    lines = re.split('\r\n|\r|\n', text)
+    first = next((line for line in lines if line.strip()), '')
+    unquoted = re.sub('"[^"]*"', '', first)
+    separator = max(',;\t', key=unquoted.count)
+    reader = csv.reader((f'{line}\n' for line in lines), delimiter=separator, strict=True, skipinitialspace=True)
+    rows = []
+    line = 1
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                rows.append((line, cells))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f'{file}: line {line}: not readable as a row of cells ({error}); {remedy}') from None
+    return rows
 
 # %% ../nbs/00_core.ipynb #core-26
 def inside(
@@ -176,11 +378,38 @@ def inside(
     "The path of a name inside of a folder. `DataError` for a name that leads out of it, or that no file can have."
     parts = name.split('/')
     unprintable = any(ord(letter) < 32 or ord(letter) == 127 for letter in name)
-    if unprintable or '\\' in name or name.startswith('~') or not name.strip():
+    if unprintable or '\\' in name or name.startswith('~') or not name.strip(' ./') and '..' not in parts:
         raise DataError(f'{where}: {name!r} is no name of a file; correct it')
-    if name.startswith('/') or ':' in parts[0] or '..' in parts:
+    if name.startswith('/') or re.match('[A-Za-z]:', name) or '..' in parts:
         raise DataError(f'{where}: the name {name!r} leads out of the folder; correct it')
+    try:
+        longest = max(len(os.fsencode(part)) for part in parts)
+    except UnicodeEncodeError:
+        raise DataError(f'{where}: {name!r} is no name of a file; correct it') from None
+    if longest > 255:
+        raise DataError(f'{where}: the name {name[:40]!r}… is longer than 255 bytes; correct it')
     return Path(folder)/name
+
+@lru_cache(maxsize=1024)
+def compile_pattern(
+    pattern:str, # Regular expression out of a specification
+    where:str, # Whose pattern it is, for the message
+):
+    "The pattern, ready for use. `DataError` for one that cannot be read, or would need much memory."
+    if len(pattern) > 1000:
+        raise DataError(f'{where}: the regular expression {pattern[:40]!r}… has {len(pattern)} letters; '
+                        'at most 1000 are allowed')
+    counts = [int(count[:9]) for count in re.findall(r'[{,]\s*(\d+)\s*(?=[,}])', pattern)]
+    if math.prod(max(1, count) for count in counts) > 100_000:
+        raise DataError(f'{where}: the regular expression {pattern!r} repeats too often; '
+                        'write + or * for a high number')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore') # of sets that may mean something else one day
+            re.compile(pattern, re.MULTILINE) # knows no recursion, which regex would run without end
+            return regex.compile(pattern, regex.MULTILINE)
+    except (re.error, regex.error, ValueError, OverflowError, RecursionError) as error:
+        raise DataError(f'{where}: {pattern!r} is no regular expression ({error}); correct it') from None
 
 def search(
     pattern:str, # Regular expression out of a specification
@@ -189,12 +418,10 @@ def search(
     whole:bool=False, # The pattern must fit the whole text
 ):
     "The match, or None. `DataError` for a pattern that cannot be read, or that takes longer than a second."
+    compiled = compile_pattern(pattern, where)
     try:
-        find = regex.fullmatch if whole else regex.search
-        return find(pattern, text, flags=regex.MULTILINE, timeout=1)
-    except regex.error as error:
-        raise DataError(f'{where}: {pattern!r} is no regular expression ({error}); correct it') from None
-    except TimeoutError:
+        return compiled.fullmatch(text, timeout=1) if whole else compiled.search(text, timeout=1)
+    except (TimeoutError, MemoryError):
         raise DataError(f'{where}: the regular expression {pattern!r} takes too long on {text[:40]!r}; '
                         'avoid a repetition inside of a repetition') from None
 

@@ -1,10 +1,13 @@
 """Downloads from a server on this machine that cuts files short, hangs, sends wrong bytes or ignores ranges."""
+
 import hashlib
+import sys
 import threading
 import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import pytest
 
@@ -41,7 +44,8 @@ class Server(BaseHTTPRequestHandler):
         self.answer(True)
 
     def answer(self, body):
-        name = self.path[1:]
+        name = unquote(self.path[1:])
+        self.paths.append(self.path)
         self.log.append((self.command, name, self.headers.get("Range", "")))
         if name not in self.files or (not body and self.no_head):
             return self.send_error(404)
@@ -52,6 +56,8 @@ class Server(BaseHTTPRequestHandler):
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and fault != "no ranges" else 0
         if start >= len(data) > 0:
             return self.send_error(416)
+        if fault == "endless":
+            return self.send_without_end()
         if fault == "wrong":
             data = data[:-1] + bytes([data[-1] ^ 4])
         self.send_response(206 if start else 200)
@@ -64,6 +70,17 @@ class Server(BaseHTTPRequestHandler):
             self.wfile.flush()
         if fault == "stall":
             time.sleep(0.8)
+
+    def send_without_end(self):
+        "Bytes until the other side has enough; it is an error if it never has."
+        self.send_response(200)
+        self.end_headers()
+        for block in range(5000):
+            try:
+                self.wfile.write(b"more" * 16_384)
+            except OSError:
+                self.ended.append(block)
+                return None
 
     def next_fault(self, name):
         todo = self.faults.get(name, [])
@@ -85,6 +102,7 @@ def serve(monkeypatch):
             sums = "".join(lines).encode()
         served = {**files, "SHA256SUMS.txt": sums}
         kind = type("Started", (Server,), {"files": served, "faults": faults or {}, "log": [], "no_head": no_head})
+        kind.paths, kind.ended = [], []
         server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -128,9 +146,15 @@ def test_a_passing_fault_ends_right(serve, tmp_path, fault):
     assert bool(ranges) == (fault in ("cut", "stall", "no ranges"))  # what had come was asked for no second time
 
 
-@pytest.mark.parametrize("fault, says", [
-    ("cut", "the file ended too early"), ("stall", "in time|broke off"), ("wrong", "checksum is wrong"),
-    ("busy", "the server answers 503")])
+@pytest.mark.parametrize(
+    "fault, says",
+    [
+        ("cut", "the file ended too early"),
+        ("stall", "in time|broke off"),
+        ("wrong", "checksum is wrong"),
+        ("busy", "the server answers 503"),
+    ],
+)
 def test_a_lasting_fault_is_one_clear_line(serve, tmp_path, fault, says):
     url, server = serve(faults={"x001.dat": [fault + "!"]})
     with pytest.raises(DataError, match=f"x001.dat: .*({says}).*; run the same command again") as raised:
@@ -160,7 +184,13 @@ def test_a_part(serve, tmp_path):
     url, _ = serve()
     get(url, tmp_path, records=["x0010"])
     assert set(held(tmp_path)) == {
-        "x0010.hea", "x0010.atr", "x0010.dat", "RECORDS", "children-subject-info.csv", "docs/notes.txt"}
+        "x0010.hea",
+        "x0010.atr",
+        "x0010.dat",
+        "RECORDS",
+        "children-subject-info.csv",
+        "docs/notes.txt",
+    }
     with pytest.raises(DataError, match="x077: no such record"):
         get(url, tmp_path, records=["x001", "x077"])
     get(url, tmp_path)
@@ -195,7 +225,7 @@ def test_a_full_disk(serve, tmp_path, monkeypatch):
 
 def test_a_server_that_tells_no_sizes(serve, tmp_path):
     url, _ = serve(no_head=True)
-    download(replace(LEIPZIG, size_mb=1.), tmp_path, url=url, progress=False)
+    download(replace(LEIPZIG, size_mb=1.0), tmp_path, url=url, progress=False)
     assert held(tmp_path) == RELEASE
 
 
@@ -207,10 +237,101 @@ def test_no_list_of_checksums(serve, tmp_path, sums):
     assert held(tmp_path) == {} and not (tmp_path / "SHA256SUMS.txt").exists()
 
 
-def test_a_hostile_list(serve, tmp_path):
-    url, _ = serve(sums=b"0" * 64 + b" ../outside.txt\n")
-    with pytest.raises(DataError, match="leads out of the folder"):
-        get(url, tmp_path / "in")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../outside.txt",
+        "/tmp/outside.txt",
+        "a/../../outside.txt",
+        "~/outside.txt",
+        "~root/x",
+        "C:/outside.txt",
+        "a\\b.txt",
+        "a\0b.txt",
+        "a\x1bb.txt",
+        "a/" * 50 + "b.txt",
+        "x" * 300,
+    ],
+)
+def test_a_hostile_list(serve, tmp_path, name):
+    url, server = serve(sums=b"0" * 64 + b" " + name.encode() + b"\n" + b"1" * 64 + b" x001.hea\n")
+    with pytest.raises(
+        DataError, match="SHA256SUMS.txt: .*(leads out|no name of a file|too long|longer than|no checksum)"
+    ):
+        get(url, tmp_path / "in" / "folder")
+    assert held(tmp_path) == {}
+    assert not [name for command, name, _ in server.log if command == "GET" and name != "SHA256SUMS.txt"]
+
+
+def test_names_with_blanks_and_letters_outside_ascii(serve, tmp_path):
+    files = {"Über uns, 1.hea": b"1", "Über uns, 1.dat": b"22", "a b/c#d?e%20f.txt": b"333", "+&=.csv": b"4444"}
+    url, server = serve(files)
+    get(url, tmp_path)
+    assert held(tmp_path) == files
+    assert all(path.isascii() and " " not in path and "#" not in path for path in server.paths)
+    get(url, tmp_path / "part", records=["Über uns, 1"])
+    assert held(tmp_path / "part") == files
+    half = "Über uns, 1.dat.partial"
+    (tmp_path / "part" / "Über uns, 1.dat").unlink()
+    (tmp_path / "part" / half).write_bytes(b"2")
+    get(url, tmp_path / "part")
+    assert held(tmp_path / "part") == files and ("GET", "Über uns, 1.dat", "bytes=1-") in server.log
+
+
+@pytest.mark.parametrize("no_head, says", [(False, "the 630,000 bytes that it told"), (True, "2,000,000 bytes")])
+def test_a_server_that_sends_without_end_is_stopped(serve, tmp_path, no_head, says):
+    url, server = serve(faults={"x001.dat": ["endless!"]}, no_head=no_head)
+    with pytest.raises(DataError, match=f"x001.dat: the server sends more than {says}"):
+        download(replace(LEIPZIG, size_mb=1.0), tmp_path, url=url, progress=False, timeout=0.3)
+    assert not (tmp_path / "x001.dat").exists() and not (tmp_path / "x001.dat.partial").exists()
+    others = {name: data for name, data in RELEASE.items() if name != "x001.dat"}
+    assert held(tmp_path) == others
+
+
+def test_a_list_without_end_is_stopped(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["pediatric_ecg.data.download"], "_LONGEST_LIST", 1_000_000)
+    url, _ = serve(faults={"SHA256SUMS.txt": ["endless!"]})
+    with pytest.raises(DataError, match="SHA256SUMS.txt: the list goes on behind 1,000,000 bytes"):
+        get(url, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_on_the_disk_lead_nowhere_else(serve, tmp_path):
+    url, _ = serve()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_bytes(b"mine")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "x001.dat.partial").symlink_to(outside / "mine")
+    (inside / "x002.dat").symlink_to(outside / "mine")
+    get(url, inside)
+    assert held(inside) == RELEASE and held(outside) == {"mine": b"mine"}
+    for file in (inside / "docs").iterdir():
+        file.unlink()
+    (inside / "docs").rmdir()
+    (inside / "docs").symlink_to(outside)
+    with pytest.raises(DataError, match="a link leads out of the folder"):
+        get(url, inside)
+    assert held(outside) == {"mine": b"mine"}
+
+
+def test_files_that_are_folders(serve, tmp_path):
+    url, _ = serve({"a": b"1", "a/b": b"2"})
+    with pytest.raises(DataError, match="'a' is a file, and a folder as well"):
+        get(url, tmp_path)
+    url, _ = serve()
+    (tmp_path / "new" / "x001.dat").mkdir(parents=True)
+    with pytest.raises(DataError, match="x001.dat: a folder stands where a file is to come"):
+        get(url, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(n_jobs=0), dict(n_jobs=10**9), dict(timeout=0), dict(timeout=float("nan")), dict(retries=-1)]
+)
+def test_settings_that_make_no_sense(tmp_path, settings):
+    with pytest.raises(DataError, match="ask for 1 to 64 files"):
+        download(LEIPZIG, tmp_path, progress=False, **settings)
 
 
 def test_no_server_no_url_no_folder(tmp_path):

@@ -1,19 +1,15 @@
 """Headers, annotations, signals, leads and subjects, on the real files and on what is wrong with them."""
 import os
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import wfdb
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, MITDB, Database, read_annotations, read_header, read_signals, subjects
 from pediatric_ecg.data.headers import _parse, all_headers, check_signal_file, lead_slots, record_name, record_paths
-from pediatric_ecg.data.annotations import encode_annotations, read_label_table, write_annotations
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wfdb")  # wfdb 4.3 under pandas 3.1
 MUST_FAIL = {"100-no-len", "100skew", "1003", "p000878-2137-10-26-16-57", "3269321_layout", "3234460_layout"}
@@ -37,9 +33,13 @@ def test_every_fixture_equals_wfdb_or_fails_by_name(shared):
             failed.add(file.stem)
             assert file.stem in str(error) or file.stem.split("-")[0].split("skew")[0] in str(error)
             continue
-        record, header = wfdb.rdrecord(path), read_header(path)
-        np.testing.assert_array_equal(signals, record.p_signal)
-        assert (header.fs, header.n_samples, header.leads) == (record.fs, record.sig_len, record.sig_name)
+        # each lead at its own rate, then repeated to that of the finest voltage
+        record, header = wfdb.rdrecord(path, smooth_frames=False), read_header(path)
+        for column, values in enumerate(record.e_p_signal):
+            times = header.n_samples // len(values)
+            np.testing.assert_array_equal(signals[:, column], np.repeat(values, times))
+        assert (header.fs, header.leads) == (record.fs * header.finest, record.sig_name)
+        assert header.n_samples == record.sig_len * header.finest
         seen += 1
     assert failed == MUST_FAIL and seen > 50
 
@@ -113,83 +113,11 @@ def test_segments_are_no_records(shared):
         "041s", "v102s", "p000878-2137-10-26-16-57", "s25047-2704-05-04-10-44", "s25047-2704-05-04-10-44n"]
 
 
-def test_annotations_of_x0010_are_the_released_ones(shared):
-    annotations = read_annotations(shared / "leipzig" / "x0010", LEIPZIG)
-    released = read_label_table(shared / "leipzig" / "annotations.csv").query("record == 'x0010'")
-    assert len(annotations) == 930
-    assert annotations.symbol.tolist() == released.symbol.tolist()
-    assert annotations.aux.tolist() == released.aux.tolist()
-
-
-def test_custom_symbols_survive_a_round_trip(shared, tmp_path):
-    copy(shared, tmp_path, "leipzig/x0010.hea")
-    annotations = read_annotations(shared / "leipzig" / "x0010", LEIPZIG)
-    annotations.loc[5, ["symbol", "aux"]] = ["b", "BI"]
-    write_annotations(tmp_path / "x0010", annotations, LEIPZIG)
-    pd.testing.assert_frame_equal(read_annotations(tmp_path / "x0010", LEIPZIG), annotations)
-    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".partial"] == []
-
-
-def by_wfdb(folder, annotations, database, fs=None):
-    "The bytes of the annotation file that wfdb writes."
-    written = wfdb.Annotation(
-        "r", database.annotator, annotations["sample"].to_numpy(np.int64), symbol=list(annotations.symbol), fs=fs,
-        aux_note=list(annotations.aux), custom_labels=[tuple(symbol) for symbol in database.symbols] or None)
-    written.wrann(write_fs=fs is not None, write_dir=str(folder))
-    return (folder / f"r.{database.annotator}").read_bytes()
-
-
-STEPS = st.integers(0, 3000) | st.integers(1020, 1030) | st.integers(60_000, 70_000) | st.integers(0, 2**24)
-NOTES = st.sampled_from([("+", "(N"), ("+", "(AVNRT"), ("N", ""), ("X", "avrt"), ("b", "BI"), ("~", ""), ("/", "/A")])
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(STEPS, NOTES), min_size=1, max_size=12), st.sampled_from([None, 977, 360.0, 127.5]))
-def test_annotations_are_written_as_wfdb_writes_them(tmp_path_factory, steps, fs):
-    "Byte for byte: with custom symbols and without, with a declared rate and without, whatever the steps."
-    folder = tmp_path_factory.mktemp("written")
-    for database in (LEIPZIG, replace(MITDB, annotator="rhy")):
-        custom = {symbol for _, symbol, _ in database.symbols}
-        notes = [note for _, note in steps if note[0] not in "Xb" or custom]
-        samples = np.cumsum([step for step, note in steps if note[0] not in "Xb" or custom])
-        if not notes:
-            continue
-        annotations = pd.DataFrame(notes, columns=["symbol", "aux"]).assign(sample=samples)
-        encoded = encode_annotations(samples, list(annotations.symbol), list(annotations.aux), database.symbols, fs)
-        assert encoded == by_wfdb(folder, annotations, database, fs)
-        if fs is None:  # what `annotate` writes
-            file = write_annotations(folder / "ours", annotations, database)
-            assert file == folder / f"ours.{database.annotator}"
-            assert file.read_bytes() == encoded
-
-
-def test_the_real_file_is_written_back_byte_for_byte(shared):
-    annotations = read_annotations(shared / "leipzig" / "x0010", LEIPZIG)
-    columns = (annotations[name].tolist() for name in ("sample", "symbol", "aux"))
-    assert encode_annotations(*columns, LEIPZIG.symbols, fs=977) == (shared / "leipzig" / "x0010.atr").read_bytes()
-
-
-def test_annotations_that_the_format_cannot_hold():
-    for samples, symbols, aux, says in (
-            ([10], ["%"], [""], "no annotation symbol '%'"), ([10, 5], ["N", "N"], ["", ""], "in order of time"),
-            ([-1], ["N"], [""], "in order of time"), ([1], ["+"], ["(" * 256], "at most 255 letters")):
-        with pytest.raises(DataError, match=says):
-            encode_annotations(samples, symbols, aux)
-
-
-def test_aux_strings_lose_nul_and_keep_case(tmp_path):
-    ramp = np.arange(50)[:, None] / 50
-    wfdb.wrsamp("r", fs=100, units=["mV"], sig_name=["I"], p_signal=ramp, fmt=["16"], write_dir=str(tmp_path))
-    wfdb.wrann("r", "atr", np.array([1, 9, 20]), symbol=["+", "+", "N"], aux_note=["(N\0", " (avnrt ", ""],
-               write_dir=str(tmp_path))
-    assert read_annotations(tmp_path / "r", MITDB).aux.tolist() == ["(N", "(avnrt", ""]
-
-
 class Leads:
     "A header needs no more than leads here."
 
     def __init__(self, leads):
-        self.leads, self.path = leads, "some/record"
+        self.leads, self.file, self.millivolts = leads, "some/record.hea", [1.0] * len(leads)
 
 
 def test_the_six_layouts_on_all_39(shared):

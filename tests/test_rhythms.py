@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, MITDB, Database, all_segments, group, read_header, segments, subjects
 from pediatric_ecg.data.headers import lead_slots, record_paths
-from pediatric_ecg.data.annotations import read_label_table
+from pediatric_ecg.data.annotations import read_label_table, write_annotations
 from pediatric_ecg.data.rhythms import (
     MIN_AGREEMENT,
     agreement,
@@ -21,9 +21,13 @@ from pediatric_ecg.data.rhythms import (
     count_windows,
     label_effect,
     label_segments,
+    read_markers,
+    record_gaps,
     segment_frame,
     split_by_beats,
+    symbol_spans,
     unusable_spans,
+    window_samples,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wfdb")  # wfdb 4.3 under pandas 3.1
@@ -288,3 +292,97 @@ def test_pieces_by_beats_are_a_part_of_the_segment(labels):
         own = agreement(labels[(at >= start) & (at < end)], rhythm, LEIPZIG)
         assert np.isnan(own) or own >= MIN_AGREEMENT
     assert len(beat_path(labels, ["(/A", "(AVRT"], LEIPZIG)) == len(labels)
+
+
+FLUTTER = Database("flutter", "", {"x": ("II",)}, {"(N": "", "(AFIB": "", "(VFL": "", "(VT": ""}, unusable=("(NOISE",),
+                   spans={"[]": "(VFL", "{}": "(VT", "^`": "(NOISE"}, symbol_markers={"!": "(VT", "N": "(N"})
+LAYERS = st.lists(st.tuples(st.integers(0, 8), st.sampled_from(
+    [("+", "(N"), ("+", "(AFIB"), ("+", "(NOISE"), ("[", ""), ("]", ""), ("{", ""), ("}", ""), ("^", ""), ("`", ""), ("!", "")]),
+    st.integers(-3, 12)), max_size=25)
+
+
+def layers_by_loop(rows, n_samples):
+    "The rhythm of each sample, by looking through all annotations for each of them; '' is unusable, None unlabelled."
+    marks = [(sample, "(VT" if symbol == "!" else aux, end) for sample, symbol, aux, end in rows if symbol in "+!"]
+    layers = []
+    for number, (sample, marker, end) in enumerate(marks):
+        following = marks[number + 1][0] if number + 1 < len(marks) else n_samples
+        layers.append((0, sample, following if end <= sample else end, marker))
+    for opening, closing, marker in (("[", "]", "(VFL"), ("{", "}", "(VT"), ("^", "`", "(NOISE")):
+        began = None
+        for sample, symbol, _, _ in rows:
+            if began is None and symbol == opening:
+                began = sample
+            elif began is not None and symbol == closing:
+                layers.append((1, began, sample, marker))
+                began = None
+        if began is not None:
+            layers.append((1, began, n_samples, marker))
+    rhythms = []
+    for sample in range(n_samples):
+        over = [(2 if marker == "(NOISE" else rank, start, number, marker)
+                for number, (rank, start, end, marker) in enumerate(layers) if start <= sample < end]
+        top = max(over, key=lambda layer: layer[:3])[3] if over else None
+        rhythms.append("" if top == "(NOISE" else top)
+    return rhythms
+
+
+@settings(deadline=None, max_examples=300)
+@given(LAYERS, st.integers(0, 60))
+def test_layers_equal_a_loop_over_all_samples(steps, n_samples):
+    rows, sample = [], 0
+    for step, (symbol, aux), length in steps:
+        sample += step
+        rows.append((sample, symbol, aux, sample + length if symbol == "+" and length > 0 else -1))
+    annotations = pd.DataFrame(rows, columns=["sample", "symbol", "aux", "end"]).astype({"sample": int, "end": int})
+    expected = layers_by_loop(rows, n_samples)
+    table = segment_frame(annotations, n_samples, FLUTTER)
+    found = [None] * n_samples
+    for row in table.itertuples():
+        assert set(found[row.start:row.end]) == {None}
+        found[row.start:row.end] = [row.rhythm] * (row.end - row.start)
+    assert found == [rhythm or None for rhythm in expected]
+
+
+def test_fibrillation_between_brackets_is_not_the_sinus_rhythm_around_it():
+    rows = frame((0, "+", "(N"), (300, "[", ""), (310, "!", ""), (500, "]", ""))
+    plain = Database("plain", "", {"x": ("II",)}, {"(N": "", "(VFL": ""})
+    assert segment_frame(rows, 900, plain)[["rhythm", "start", "end"]].to_numpy().tolist() == [["(N", 0, 900]]
+    spans = Database("spans", "", {"x": ("II",)}, {"(N": "", "(VFL": ""}, spans={"[]": "(VFL"})
+    assert segment_frame(rows, 900, spans)[["rhythm", "start", "end"]].to_numpy().tolist() == [
+        ["(N", 0, 300], ["(VFL", 300, 500], ["(N", 500, 900]]
+
+
+def test_spans_through_aliases_and_unknown_markers():
+    alias = Database("a", "", {"x": ("II",)}, {"(N": "", "(VFL": ""}, aliases={"(VF": "(VFL"}, spans={"[]": "(VF"},
+                     symbol_markers={"!": "(VF"})
+    rows = frame((0, "+", "(N"), (5, "!", ""), (10, "[", ""), (20, "]", ""))
+    assert symbol_spans(rows, 99, alias) == ([("(VFL", 10, 20)], [])
+    assert read_markers(rows, alias) == [("(N", 0), ("(VFL", 5)]
+
+
+def test_a_marker_at_the_very_end_and_several_at_one_sample():
+    rows = frame((0, "+", "(N"), (0, "+", "(AFIB"), (50, "+", "(AFIB"), (100, "+", "(N"), (100, "+", "(N"))
+    assert segment_frame(rows, 100, FLUTTER)[["rhythm", "start", "end"]].to_numpy().tolist() == [["(AFIB", 0, 100]]
+    assert len(segment_frame(rows, 100, FLUTTER, merge=False)) == 2
+
+
+def test_windows_are_whole_samples():
+    assert [window_samples(seconds, fs) for seconds, fs in (
+        (2, 977), (1.7, 977), (1, 512.01), (.1, 30), (5, 360), (2.9, 100), (2, 600.615))] == [
+        1954, 1661, 513, 3, 1800, 290, 1202]
+    table = pd.DataFrame({"rhythm": ["(N"], "start": [0], "end": [3 * 513 - 1]})
+    assert count_windows(table, 512.01, (1,)).loc["(N", 1] == 2
+
+
+def test_a_gap_of_a_record_is_no_labelled_time(tmp_path):
+    for name, length in (("s1", 1000), ("s2", 1500)):
+        (tmp_path / f"{name}.hea").write_text(f"{name} 1 125 {length}\n{name}.dat 16 1000/mV 16 0 0 0 0 II\n")
+        np.zeros(length, "<i2").tofile(tmp_path / f"{name}.dat")
+    (tmp_path / "r.hea").write_text("r/3 1 125 3000\ns1 1000\n~ 500\ns2 1500\n")
+    database = Database("gap", "", {"x": ("II",)}, {"(N": ""}, subjects={"r": "R"})
+    write_annotations(tmp_path / "r", frame((10, "+", "(N")), database)
+    assert record_gaps(read_header(tmp_path / "r")) == [(1000, 1500)]
+    assert all_segments(tmp_path, database)[["start", "end"]].to_numpy().tolist() == [[10, 1000], [1500, 3000]]
+    reported = segments(tmp_path / "r", database, unusable="report")
+    assert reported[["start", "end", "unusable"]].to_numpy().tolist() == [[10, 3000, 500]]

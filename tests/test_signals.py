@@ -1,22 +1,17 @@
 "The signal path: whatever the rates, lengths, offsets and gaps, pieces equal the whole and nothing moves in time."
 import numpy as np
 import pytest
-import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data import read_signals
-from pediatric_ecg.data._decode import Reader
 from pediatric_ecg.windows import Preprocess
 from pediatric_ecg.windows._resample import ceil_div, ratio, taps
 from pediatric_ecg.windows.quality import quality
 from pediatric_ecg.windows.signals import apply, design, n_out, needed, overlap, process
 
 RATES = st.sampled_from([977., 360., 1000., 250., 128., 257., 500., 199.8, 2000.])
-# wfdb's writer on newest pandas
-pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword:DeprecationWarning')
 quick = settings(deadline=None, max_examples=15)
 
 
@@ -160,46 +155,3 @@ def test_quality_of_overlapping_windows_is_that_of_each():
 def test_contradictions_are_refused(wrong):
     with pytest.raises(DataError, match='Preprocess'):
         Preprocess(**wrong)
-
-
-# --- the decoder ------------------------------------------------------------------------------------------
-
-@quick
-@given(fmt=st.sampled_from(['16', '24', '212']), k=st.integers(1, 5), n=st.integers(2, 400), data=st.data())
-def test_decoder_equals_wfdb(fmt, k, n, data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp('wfdb')
-    top = {'16': 1 << 15, '24': 1 << 23, '212': 1 << 11}[fmt]
-    rng = np.random.default_rng(n*k)
-    d = rng.integers(-top, top, (n, k))
-    d[rng.random((n, k)) < .05] = -top # the code for a missing sample
-    units = [data.draw(st.sampled_from(['mV', 'uV', 'V'])) for _ in range(k)]
-    wfdb.wrsamp('r', fs=977, units=units, sig_name=[f's{i}' for i in range(k)], d_signal=d, fmt=[fmt]*k,
-                adc_gain=[200.5]*k, baseline=[7]*k, write_dir=str(folder))
-    path, start = folder/'r', data.draw(st.integers(0, n - 2))
-    stop = data.draw(st.integers(start + 1, n))
-    channels = data.draw(st.lists(st.integers(0, k - 1), min_size=1, unique=True))
-    reader = Reader(path, channels)
-    assert reader.layout is not None
-    np.testing.assert_array_equal(reader(start, stop), read_signals(path, start, stop, channels))
-
-
-def test_decoder_on_real_records(shared):
-    fast_ones = ('mitdb/207', 'iafdb/iaf1_afw', 'wfdb_fixtures/s0010_re')
-    slow_ones = ('wfdb_fixtures/binformats', 'wfdb_fixtures/flacformats', 'wfdb_fixtures/310derive')
-    for name in (*fast_ones, *slow_ones):
-        path, fast = shared/name, name in fast_ones
-        reader = Reader(path)
-        assert (reader.layout is not None) == fast, path
-        stop = min(20001, reader.header.n_samples)
-        np.testing.assert_array_equal(reader(3, stop), read_signals(path, 3, stop))
-
-
-def test_decoder_names_a_file_that_shrank_after_it_was_opened(tmp_path):
-    wfdb.wrsamp('r', fs=360, units=['mV'], sig_name=['a'], d_signal=np.zeros((500, 1), int), fmt=['16'],
-                adc_gain=[200.], baseline=[0], write_dir=str(tmp_path))
-    reader = Reader(tmp_path/'r')
-    (tmp_path/'r.dat').write_bytes(b'\0'*600)
-    with pytest.raises(DataError, match='r.dat: ends at byte 600'):
-        reader(0, 500)
-    with pytest.raises(DataError, match='r.dat'):
-        Reader(tmp_path/'r')

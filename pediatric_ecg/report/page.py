@@ -23,9 +23,10 @@ from ..experiments.run_folder import SPLITS, RunFolder
 from .render import DASH, Picture, counted, minus, percent, render, stylesheet
 from .scored import ScoredRun
 from .text import (
-    cohort_text, limits, made_how, results_summary, rhythm_name, title)
+    cohort_text, flow_of_run, limits, made_how, results_summary, rhythm_name, title)
 from .tripod import tripod
 from .trust import calibration, geometry_section, has_geometry, trust_section
+from ..surroundings import locked, undisturbed
 
 # %% ../../nbs/report/05_page.ipynb #sec-head
 def head_section(
@@ -242,7 +243,7 @@ def training_section(
 def cohort_section(
     scored:ScoredRun, # A run
 )->dict: # Names of the template
-    "How many windows and patients each rhythm has."
+    "How many windows and patients each rhythm has, and what became of the records."
     run = scored.run
     total = sum(row.windows for row in run.manifest.cohort) or 1
     rows = []
@@ -250,7 +251,8 @@ def cohort_section(
         name = rhythm_name(row.label, run.config, run.manifest.windows.grouping)
         rows.append({'label': row.label, 'name': name, 'windows': row.windows,
                      'patients': row.patients, 'share': row.windows/total})
-    return {'cohort_text': cohort_text(run), 'cohort': rows}
+    return {'cohort_text': cohort_text(run), 'cohort': rows,
+            'flow': flow_of_run(run), 'subject_notes': run.manifest.subject_notes}
 
 def made_section(
     scored:ScoredRun, # A run
@@ -334,16 +336,18 @@ def model_card(
     return render('model_card.md', **content).strip()
 
 # %% ../../nbs/report/05_page.ipynb #c018-da08de
+@undisturbed()
 def build_report(
     run_folder:str|Path, # A finished run folder
 )->Path: # report.html
     """Write report.html (self-contained) and model_card.md into the run folder.
 
     Raises DataError where the folder is not a finished run."""
-    scored = ScoredRun(RunFolder.open(run_folder))
-    sections = [section.html(scored) for section in SECTIONS if section.is_there(scored)]
-    page = render('page.html', title=title(scored.run), css=stylesheet(), sections=sections)
-    folder = scored.run.folder
-    write_text(folder/'report.html', page)
-    write_text(folder/'model_card.md', model_card(scored))
-    return folder/'report.html'
+    run = RunFolder.open(run_folder)
+    with locked(run.folder/'.report.lock', run.folder, wait=True):
+        scored = ScoredRun(run)
+        sections = [section.html(scored) for section in SECTIONS if section.is_there(scored)]
+        page = render('page.html', title=title(run), css=stylesheet(), sections=sections)
+        write_text(run.folder/'report.html', page)
+        write_text(run.folder/'model_card.md', model_card(scored))
+    return run.folder/'report.html'
