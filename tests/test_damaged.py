@@ -36,7 +36,7 @@ def whole_store(folder):
         pd.DataFrame(rows).to_csv(f"{writer.part(0)}.csv", index=False)
         about = {"title": "a toy", "simulated": True, "classes": ["N"], "modalities": {"ecg": ["I", "II"]},
                  "fs": 250.0, "seconds": 0.02, "length": 5, "records": [], "patients": []}
-        writer.finish(1, {"ecg": (2, 5)}, about)
+        writer.finish([0], {"ecg": (2, 5)}, about)
     return folder
 
 
