@@ -8,7 +8,7 @@ DEMO    := demo
 TESTENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-notebooks test-suite check-sync docs bench lab clean
+.PHONY: help demo test test-notebooks test-suite check-sync fuzz docs bench lab clean
 
 help: ## Say what each target does
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -37,6 +37,11 @@ test-notebooks: $(STAMP)
 
 test-suite: $(STAMP)
 	$(TESTENV) $(BIN)/pytest
+
+CASES ?= 21000
+SEED  ?= 0
+fuzz: $(STAMP) ## Try many damaged files of each kind (CASES=21000 SEED=0; about a quarter of an hour)
+	$(TESTENV) $(BIN)/python tests/fuzz.py --cases $(CASES) --seed $(SEED)
 
 docs: $(STAMP) ## Build the site in _docs (needs Quarto)
 	@command -v quarto >/dev/null || { echo "make: the site needs Quarto (https://quarto.org/docs/get-started)" >&2; exit 2; }

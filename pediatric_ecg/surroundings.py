@@ -10,6 +10,7 @@ import codecs
 import os
 import sys
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -100,8 +101,16 @@ def _plainer(error):
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start:error.end]
+    raw = list(takewhile(_is_byte, letters))
+    if raw: # bytes of the name of a file, which Python could not read as text, go out as they came in
+        return bytes(ord(letter) - 0xDC00 for letter in raw), error.start + len(raw)
+    letters = ''.join(takewhile(lambda letter: not _is_byte(letter), letters))
     plain = [PLAIN.get(letter) or letter.encode('ascii', 'backslashreplace').decode() for letter in letters]
-    return ''.join(plain), error.end
+    return ''.join(plain), error.start + len(letters)
+
+def _is_byte(letter):
+    "Whether a letter stands for a byte that is no text, as Python's `surrogateescape` puts it."
+    return 0xDC80 <= ord(letter) <= 0xDCFF
 
 codecs.register_error('pediatric_ecg.plain', _plainer)
 

@@ -297,6 +297,13 @@ def test_checksums_of_segments_are_named(tmp_path):
         ("I", "c: it begins with 1, and the header says 2", False)]
 
 
+def test_checksums_without_a_length_are_a_hint(tmp_path):
+    "Of a file without a written length nobody knows which samples were added up."
+    for length, certain in (("4", True), ("0", False), ("", False)):
+        path = write(tmp_path, f"r 1 100 {length}\nr.dat 16 10/mV 16 0 1 11 0 I\n", r=[1, 2, 3, 4])
+        assert wrong_sums(path) == [("I", "its samples add up to 10 (16 bits), and the header says 11", certain)]
+
+
 def test_a_gap_without_end_takes_no_memory(tmp_path):
     (tmp_path / "a.hea").write_text("a 1 100 4\na.dat 16 10/mV 16 0 0 0 0 I\n")
     path = write(tmp_path, "r/2 1 100 4000000004\na 4\n~ 4000000000\n", a=[1, 2, 3, 4])

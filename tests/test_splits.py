@@ -238,3 +238,83 @@ def test_mitdb(shared):
     one_man = np.flatnonzero(table.record.isin(["201", "202"]) & table.label.isin(scored))
     for fold in folds:
         assert sum(np.isin(one_man, side).any() for side in fold.sides.values()) == 1
+
+
+def overlapping_table(seed):
+    "Random segments of a few patients, cut with a stride shorter than the window; segments may touch."
+    rng, rows = np.random.default_rng(seed), []
+    length, hop = 20, int(rng.integers(3, 21))
+    for patient in range(int(rng.integers(3, 7))):
+        for half in range(int(rng.integers(1, 3))):
+            at = 0
+            for _ in range(int(rng.integers(1, 5))):
+                stop = at + int(rng.integers(20, 600))
+                label = str(rng.choice(list("NAV")))
+                for start in range(at, stop - length + 1, hop):
+                    rows.append((f"r{patient}{half}", f"s{patient}", label, start, start + length))
+                at = stop + int(rng.integers(0, 2))*7
+    table = pd.DataFrame(rows, columns=["record", "subject", "label", "start", "end"])
+    return table.iloc[rng.permutation(len(table))].reset_index(drop=True)
+
+
+def samples_of(table, rows):
+    "Every sample of some windows, one by one: the slow oracle."
+    held = set()
+    for row in table.iloc[rows].itertuples():
+        held.update((row.record, sample) for sample in range(row.start, row.end))
+    return held
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 5))
+def test_overlapping_windows_stay_on_one_side(seed, k):
+    table = overlapping_table(seed)
+    try:
+        folds = random_folds(table, k, seed=seed)
+    except DataError as error:
+        assert "choose" in str(error)
+        return
+    assert (np.sort(np.concatenate([fold.test for fold in folds])) == np.arange(len(table))).all()
+    audit(table, folds, allow=("subject",))
+    for fold in folds:
+        assert len(fold.test)
+        sides = [samples_of(table, rows) for rows in fold.sides.values()]
+        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+        # only windows that reach into another side are left out
+        used = np.concatenate(list(fold.sides.values()))
+        elsewhere = samples_of(table, np.concatenate([fold.valid, fold.test]))
+        for row in np.setdiff1d(np.arange(len(table)), used):
+            assert samples_of(table, [row]) & elsewhere
+    shuffled = np.random.default_rng(seed).permutation(len(table))
+    for fold, again in zip(folds, random_folds(table.iloc[shuffled], k, seed=seed), strict=True):
+        for side in SIDES:
+            assert (getattr(fold, side) == np.sort(shuffled[getattr(again, side)])).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_few_shots_of_overlapping_windows_are_apart_and_nested(seed):
+    table = overlapping_table(seed)
+    try:
+        fold = patient_folds(table, 2, seed=seed)[0]
+    except DataError:
+        return
+    labels = sorted(set(table.label.iloc[fold.train]))[:1]
+    before = set()
+    for k in (1, 2, 4, 8):
+        kept = few_shot(table, fold, k, labels=labels, seed=seed).train
+        assert before <= set(kept)
+        before = set(kept)
+        mine = table.iloc[kept][table.label.iloc[kept].isin(labels).to_numpy()]
+        if k == 2 and len(mine) == 2:
+            held = [samples_of(mine, [row]) for row in range(2)]
+            whole = table.iloc[fold.train]
+            whole = whole[whole.label.isin(labels)]
+            apart = len(samples_of(whole, range(len(whole)))) >= 2*20 and not (held[0] & held[1])
+            assert apart or whole.end.max() - whole.start.min() < 60
+
+
+def test_folds_without_overlap_are_those_of_before():
+    "Bit for bit: the hash was taken before windows could overlap."
+    table = make_table([{"N": 9, "A": 3 + patient % 2} for patient in range(6)], extra=2)
+    assert folds_hash(random_folds(table, 4, seed=3, repeats=2)) == "d02f7d05de35a8dfe0722f9139b9888457bd088fe9ca116d8d8cece0353a7f63"

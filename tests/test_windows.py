@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -30,7 +31,11 @@ from pediatric_ecg.data import (
     segments,
 )
 from pediatric_ecg.data.headers import record_paths
+from pediatric_ecg.splits import audit, evaluable, patient_folds, random_folds
 from pediatric_ecg.windows import Preprocess, View, Windows, WindowStore, cut, prepare
+from pediatric_ecg.windows._resample import ratio
+from pediatric_ecg.windows.flow import Flow, flow_of, flow_text
+from pediatric_ecg.windows.leads import window_length
 from pediatric_ecg.windows.signals import n_out, process
 from pediatric_ecg.windows.store import StoreWriter, code_files, content_hashes
 
@@ -63,31 +68,39 @@ def run(code, *argv):
 # --- cutting ------------------------------------------------------------------------------------------------
 
 spans = st.lists(st.tuples(st.integers(0, 400), st.integers(1, 9000)), min_size=1, max_size=8)
+RATES = [977., 360., 250.5, 512.01, 976.5625, 600.614990234375]
 
 
 @quick
-@given(spans=spans, fs=st.sampled_from([977., 360., 250.5]), seconds=st.floats(.2, 6),
+@given(spans=spans, fs=st.sampled_from(RATES), seconds=st.one_of(st.floats(.2, 6), st.sampled_from([1.7, .3333])),
        stride=st.one_of(st.none(), st.floats(.1, 8)))
-@example(spans=[(0, 501)], fs=250.5, seconds=1/3, stride=None)   # the fifth start lies between two samples
-def test_cut_stays_inside_and_leaves_no_room(spans, fs, seconds, stride):
+@example(spans=[(0, 501)], fs=250.5, seconds=1/3, stride=None)
+@example(spans=[(0, 9000)], fs=977., seconds=1.7, stride=None)
+def test_cut_is_in_whole_samples_and_leaves_no_room(spans, fs, seconds, stride):
     rows, at = [], 0
     for number, (gap, length) in enumerate(spans):
         rows.append(('r', f'(R{number}', at + gap, at + gap + length))
         at += gap + length
     marked = pd.DataFrame(rows, columns=['record', 'rhythm', 'start', 'end'])
     windows = cut(marked, fs, seconds, stride)
-    length, step = round(seconds*fs), stride or seconds
-
-    def begins(number):
-        "Start of a window within its segment, in samples; the product in this order, for a tie hangs on its last bit."
-        return np.rint(number*step*fs)
-
-    assert ((windows.end - windows.start) == length).all()
-    for segment in marked.itertuples():
+    length, hop = int(np.ceil(seconds*fs - 1e-6)), int(np.ceil((stride or seconds)*fs - 1e-6))
+    for segment in marked.itertuples():  # one by one
         mine = windows[windows.rhythm == segment.rhythm]
-        expected = segment.start + begins(np.arange(len(mine)))
-        assert (mine.start.to_numpy() == expected).all() and (mine.end <= segment.end).all()
-        assert segment.start + begins(len(mine)) + length > segment.end  # one more would not fit
+        expected = range(segment.start, segment.end - length + 1, hop)
+        assert mine.start.tolist() == list(expected) and (mine.end - mine.start == length).all()
+    if hop >= length:
+        assert (windows.start.to_numpy()[1:] >= windows.end.to_numpy()[:-1]).all()
+        # nor do they share an output
+        up, down = ratio(fs, 250.)
+        first = (2*windows.start.to_numpy()*up + down)//(2*down)
+        assert (np.diff(first) >= window_length(seconds, 250.)).all()
+
+
+def test_whole_products_are_cut_as_before():
+    marked = pd.DataFrame({'record': 'a', 'rhythm': '(N', 'start': [17], 'end': [100_000]})
+    for fs, seconds in ((360, 5.), (977, 2.), (977, 1.), (250, .5)):
+        starts = 17 + np.rint(np.arange(10_000)*seconds*fs).astype(int)
+        assert cut(marked, fs, seconds).start.tolist() == starts[starts + round(seconds*fs) <= 100_000].tolist()
 
 
 def test_cut_keeps_columns_and_takes_a_rate_for_each_record():
@@ -439,6 +452,16 @@ PLAIN = Database('plain', 'Three leads', {'surface': ('I', 'II'), 'inside': ('CS
                  {'(N': 'sinus', '(T': 'tachycardia'}, fs=None)
 
 
+def rename_record(path, name):
+    "A record under a name that wfdb's writer refuses."
+    for file in list(path.parent.glob(f'{path.name}.*')):
+        content = file.read_bytes()
+        if file.suffix == '.hea':
+            content = content.replace(path.name.encode(), name.encode())
+        file.unlink()
+        (path.parent/(name + file.suffix)).write_bytes(content)
+
+
 def write_record(
     folder, name, fs=360, seconds=30, leads=('I', 'II', 'CS'), units='mV', gain=200., marks=((0, '(N'), (.5, '(T')),
     change=None,
@@ -530,8 +553,8 @@ def test_damaged_files_are_named(tmp_path):
     assert not (tmp_path/'s1').exists()
     db, path = fresh(tmp_path/'empty')
     header = Path(f'{path}.hea')
-    header.write_text(header.read_text().replace('360 10800', '360 0'))
-    with pytest.raises(DataError, match='wrong.hea'):
+    header.write_text(header.read_text().replace('wrong.dat', 'lost.dat'))
+    with pytest.raises(DataError, match='lost.dat: missing'):
         prepare(db, tmp_path/'s2', PLAIN, progress=False)
 
 
@@ -550,7 +573,7 @@ def test_annotations_out_of_order(tmp_path, monkeypatch):
     db.mkdir()
     write_record(db, 'a')
     read = windows_module.read_annotations
-    monkeypatch.setattr(windows_module, 'read_annotations', lambda *a: read(*a).iloc[::-1].reset_index(drop=True))
+    monkeypatch.setattr(windows_module, 'read_annotations', lambda *a, **k: read(*a, **k).iloc[::-1].reset_index(drop=True))
     with pytest.raises(DataError, match='a.atr: annotation 1 at sample 1 lies before its predecessor; sort the file'):
         prepare(db, tmp_path/'s', PLAIN, progress=False)
 
@@ -590,3 +613,136 @@ def test_a_whole_store_of_other_parameters_is_not_renamed(simdb, simstore, tmp_p
     with pytest.raises(DataError, match="made with other parameters"):
         prepare(simdb, tmp_path / "store", seconds=1, n_jobs=1, progress=False)
     assert (aside / "windows.csv").exists() and not (tmp_path / "store").exists()
+
+
+# --- lengths, strides and rates ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("fs", [512.01, 976.5625, 600.614990234375, 999.9999, 977])
+@pytest.mark.parametrize("seconds", [1.7, .3333, 2.])
+def test_windows_of_any_length_at_any_rate_share_nothing(tmp_path, fs, seconds):
+    (tmp_path/'db').mkdir()
+    for name in ('a', 'bb', 'ccc'):
+        write_record(tmp_path/'db', name, fs=fs, seconds=20)
+    store = prepare(tmp_path/'db', tmp_path/'s', PLAIN, seconds=seconds, progress=False)
+    assert store.length == int(seconds*250 + 1e-9)
+    folds = random_folds(store.table, 3)
+    assert set(audit(store.table, folds, allow=('subject',)).verdict) <= {'clean', 'allowed', 'not checked'}
+    for record in ('a', 'bb', 'ccc'):  # each sample is that of the whole record
+        rows = store.table.index[store.table.record == record]
+        whole = process(read_signals(tmp_path/'db'/record, leads=['I', 'II']), fs, Preprocess())
+        for row in rows[:5]:
+            at = int(np.floor(store.table.start[row]*250/fs + .5))
+            expected = whole[at:at + store.length].T
+            stored = store.batch([row])[0]['surface'][0][:, :expected.shape[1]]
+            assert (np.abs(stored - expected) <= np.abs(expected)/2048 + 1e-5).all()
+
+
+@pytest.mark.parametrize("choice", [
+    {'seconds': 0}, {'seconds': -1}, {'seconds': 1e12}, {'stride': 0}, {'stride': -2.}, {'stride': float('nan')},
+    {'stride': 1e12}, {'seconds': .005}, {'block_seconds': float('nan')}, {'block_seconds': 0}, {'noisy_mv': -1},
+    {'label': 'nonsense'}, {'grouping': 'nonsense'}, {'dtype': 'int8'}])
+def test_absurd_choices_are_one_line(simdb, tmp_path, choice):
+    with pytest.raises(DataError) as error:
+        prepare(simdb, tmp_path/'s', progress=False, **choice)
+    assert '\n' not in str(error.value) and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fs", [1., 3e5])
+def test_very_slow_and_very_fast_records_end(tmp_path, fs):
+    (tmp_path/'db').mkdir()
+    write_record(tmp_path/'db', 'a', fs=fs, seconds=max(2., 60/fs))
+    try:
+        store = prepare(tmp_path/'db', tmp_path/'s', PLAIN, seconds=.5, progress=False)
+    except DataError as error:
+        assert 'no window' in str(error) or 'a' in str(error)
+    else:
+        assert np.isfinite(store.arrays['surface']).all()
+
+
+def test_overlapping_windows_run_through_both_splits(simdb, tmp_path):
+    store = prepare(simdb, tmp_path/'s', stride=1., progress=False)
+    assert (store.table.end.to_numpy()[:-1] > store.table.start.to_numpy()[1:]).any()
+    folds = random_folds(store.table, 4)
+    assert 'allowed' in set(audit(store.table, folds, allow=('subject',)).verdict)
+    assert (np.sort(np.concatenate([fold.test for fold in folds])) == np.arange(len(store))).all()
+    rows = store.table.label.map(evaluable(store.table)).to_numpy()
+    assert set(audit(store.table, patient_folds(store.table, 3, rows=rows)).verdict) == {'clean', 'not checked'}
+
+
+# --- what is lost on the way --------------------------------------------------------------------------------------
+
+def test_every_record_without_a_window_is_named(tmp_path):
+    db = tmp_path/'db'
+    db.mkdir()
+    write_record(db, 'good')
+    rename_record(write_record(db, 'brief', seconds=3), 'brief one')
+    write_record(db, 'level', change=lambda digital: digital*0)
+    write_record(db, "unmarked")
+    (db/'unmarked.atr').unlink()
+    rename_record(write_record(db, 'left'), 'left out, by name')
+    spec = replace(PLAIN, skip={'left*': 'withdrawn'})
+    store = prepare(db, tmp_path/'s', spec, seconds=2., progress=False)
+    records = store.manifest['flow']['records']
+    assert records['skipped'] == {'left out, by name': 'withdrawn'}
+    assert records['without_window'] == {
+        'brief one': 'no segment is as long as a window of 2 s', 'level': 'no usable lead', 'unmarked': 'no annotations'}
+    assert (records['here'], records['annotated'], records['labelled']) == (5, 3, 3)
+    segments = store.manifest['flow']['segments']
+    assert segments['(N'] == {'segments': 3, 'seconds': 31.494, 'patients': 3, 'shorter': 1}
+    assert 'each record is counted as one patient' in store.manifest['subject_notes'][0]
+    printed = flow_text(Flow.from_dict(flow_of(store), 'manifest.json'))
+    assert 'no window from level: no usable lead' in printed and 'withdrawn' in printed
+
+
+def test_names_with_blanks_commas_and_letters_of_all_kinds(tmp_path):
+    db = tmp_path/'Ordner mit Umlaut ä'
+    db.mkdir()
+    names = ['a, b', 'é ü', 'x"y', "it's", '数据1']
+    for name in names:
+        rename_record(write_record(db, 'temporary'[:len(name)]), name)
+    try:
+        paths = record_paths(db, PLAIN)
+    except DataError:
+        pytest.skip('names of this kind are not read')
+    store = prepare(db, tmp_path/'Speicher, groß', PLAIN, seconds=2., progress=False)
+    kept = set(store.table.record) | set(store.manifest['flow']['records']['copies'])
+    assert kept == {path.name for path in paths} == set(names)
+
+
+def test_a_file_that_differs_from_the_list_is_refused(simdb, tmp_path):
+    db = shutil.copytree(simdb, tmp_path/'db')
+    name = some(db, 1)[0]
+    (db/'SHA256SUMS.txt').write_text(f'{"0"*64}  {name}.dat\n')
+    with pytest.raises(DataError, match=f'{name}.dat: differs from SHA256SUMS.txt; download it again'):
+        prepare(db, tmp_path/'s', progress=False)
+    assert not (tmp_path/'s').exists()
+
+
+def test_what_the_header_says_of_its_samples_is_compared(tmp_path):
+    (tmp_path/'db').mkdir()
+    path = write_record(tmp_path/'db', 'a')
+    samples = np.fromfile(f'{path}.dat', '<i2')
+    samples.byteswap().tofile(f'{path}.dat')
+    with pytest.raises(DataError, match='lead I: its samples add up to .*, and the header says'):
+        prepare(tmp_path/'db', tmp_path/'s', PLAIN, progress=False)
+
+
+def test_leads_of_several_rates(tmp_path):
+    "Two surface leads at 250 Hz beside a catheter at 1000 Hz, in frames: each as if it were alone."
+    db = tmp_path/'db'
+    db.mkdir()
+    rng = np.random.default_rng(0)
+    slow, fast = np.cumsum(rng.normal(size=(2, 5000)), 1).round(), np.cumsum(rng.normal(size=20000)).round()
+    frames = np.concatenate([slow[:1].T, slow[1:].T, fast.reshape(5000, 4)], 1)
+    (db/'m.dat').write_bytes(frames.astype('<i2').tobytes())
+    lines = ['m 3 250 5000', 'm.dat 16 200 16 0 0 0 0 I', 'm.dat 16 200 16 0 0 0 0 II', 'm.dat 16x4 200 16 0 0 0 0 CS']
+    (db/'m.hea').write_text('\n'.join(lines) + '\n')
+    wfdb.wrann('m', 'atr', np.array([1]), symbol=['+'], aux_note=['(N'], write_dir=str(db))
+    store = prepare(db, tmp_path/'s', PLAIN, seconds=2., dtype='float32', progress=False)
+    expected = {'surface': process(slow.T/200, 250.), 'inside': process(fast[:, None]/200, 1000.)}
+    x, present = store.batch(np.arange(len(store)))
+    assert len(store) == 9 and all(mask.all() for mask in present.values())
+    for modality, whole in expected.items():
+        for window, start in zip(x[modality], store.table.start, strict=True):
+            at = int(np.floor(start/4 + .5))
+            np.testing.assert_allclose(window[:, :len(whole) - at], whole[at:at + 500].T, atol=1e-5)

@@ -284,7 +284,8 @@ def wrong_sums(
     path:str|Path, # Record: path without extension
 )->list[tuple[str,str,bool]]: # (lead, sentence, whether it is certain)
     """Leads whose samples are not those that the header states, in all segments.
-    A checksum is certain; a first value, looked at where no checksum is stated, is a hint.
+    A checksum is certain where the length is written too; a first value, looked at where no checksum
+    is stated, is a hint.
     """
     header = read_header(path)
     if header.kind != 'wfdb':
@@ -300,6 +301,9 @@ def wrong_sums(
 def _wrong_sums(header, found):
     "Where what was found in the files disagrees with a header of one segment."
     wrong = []
+    signals = header.segments[0].signals if header.segments else ()
+    # Without a written length nobody knows which samples were added up.
+    certain = header.sliceable or any(signal.fmt == '8' for signal in signals)
     stated = zip(header.leads, header.initial, header.checksums, found, strict=True)
     for channel, (lead, initial, checksum, (first, total)) in enumerate(stated):
         if total is None:
@@ -307,7 +311,7 @@ def _wrong_sums(header, found):
         if checksum:
             if (checksum - total) % (1 << 16):
                 text = f'its samples add up to {total} (16 bits), and the header says {checksum}'
-                wrong.append((lead, text, True))
+                wrong.append((lead, text, certain))
         elif initial and initial != first and first not in _missing_values(header, channel):
             wrong.append((lead, f'it begins with {first}, and the header says {initial}', False))
     return wrong

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn, Tensor
 from jaxtyping import Bool, Float
 from pydantic import confloat, conint, conlist
@@ -22,6 +22,7 @@ from .encoders import Encoder, LeadScale, multiply_adds
 from .fusion import FUSIONS, mean_weights
 from .periodicity import Periodicity
 from .transformer import POSITIONS, Pool, Transformer
+from ..surroundings import undisturbed
 
 # %% ../../nbs/nn/04_rhythmnet.ipynb #s92e89b01
 # Kind and bounds of every size and switch; what a name may be stands in the registries
@@ -361,11 +362,12 @@ class RhythmNet(nn.Module):
         text = json.dumps({'model': self.config.to_dict()} | extra, indent=1)
         with replacing(folder/'model.safetensors') as aside:
             state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-            save_file(state, aside)
+            aside.write_bytes(save(state)) # by the mode that files of this user have
         with replacing(folder/'config.json') as aside:
             aside.write_text(text, encoding='utf-8')
 
     @classmethod
+    @undisturbed()
     def load(cls,
         folder:str|Path, # as written by save
     )->'RhythmNet': # in evaluation mode, on the CPU

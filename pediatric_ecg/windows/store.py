@@ -7,10 +7,12 @@ __all__ = ['FORMAT', 'Windows', 'label_codes', 'bits', 'unbits', 'WindowStore', 
            'code_hash', 'StoreWriter']
 
 # %% ../../nbs/windows/03_store.ipynb #c003-188561
-import ast
+import csv
 import hashlib
+import io
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -282,12 +284,15 @@ def content_hashes(
     return hashes
 
 # %% ../../nbs/windows/03_store.ipynb #c018-9ab5ad
-def _join_tables(parts, file):
-    "The tables of the parts under one header, with a running number in front. Returns the number of rows."
+def _join_tables(parts, file, renamed=()):
+    """The tables of the parts under one header, with a running number in front. Returns the number of rows.
+
+    `renamed`: part → subject to be written in all of its rows."""
     total = 0
     with open(file, 'w', encoding='utf-8', newline='') as out:
         for number, part in enumerate(parts):
-            with open(part, encoding='utf-8', newline='') as lines:
+            with open(part, encoding='utf-8', newline='') as text:
+                lines = _with_subject(text, renamed[part]) if part in renamed else text
                 header = next(lines)
                 if number == 0:
                     out.write('window,' + header)
@@ -295,6 +300,20 @@ def _join_tables(parts, file):
                     out.write(f'{total},{line}')
                     total += 1
     return total
+
+def _with_subject(text, subject):
+    "The lines of a table, with another subject in each row."
+    rows = csv.reader(text)
+    header = next(rows)
+    column = header.index('subject')
+    yield _csv_line(header)
+    for row in rows:
+        yield _csv_line([*row[:column], subject, *row[column + 1:]])
+
+def _csv_line(cells):
+    line = io.StringIO()
+    csv.writer(line, lineterminator='\n').writerow(cells)
+    return line.getvalue()
 
 def _join_arrays(parts, file, shape, dtype):
     "The raw samples of the parts behind one .npy header. Returns the checksum of the file."
@@ -326,17 +345,19 @@ def code_files(
             waiting += _imported(file, package)
     return sorted(file.relative_to(package).as_posix() for file in found)
 
+# `from ..data.records import x`, also over several lines; reading all of the syntax would take half a second
+_IMPORT = re.compile(r'^[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)', re.MULTILINE)
+
 def _imported(file, package):
     "The modules of this package that one module imports from."
-    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        above = file.parents[node.level - 1] if node.level else package.parent
-        target = above.joinpath(*(node.module or '').split('.'))
+    for dots, module, names in _IMPORT.findall(file.read_text(encoding='utf-8')):
+        above = file.parents[len(dots) - 1] if dots else package.parent
+        target = above.joinpath(*module.split('.'))
         if package not in [target, *target.parents]:
             continue # another package
         # `from ..data.records import x` names a module, `from ..data import records` a folder
-        candidates = [target.with_suffix('.py'), *(target/f'{alias.name}.py' for alias in node.names)]
+        aliases = re.findall(r'(\w+)(?:[ \t]+as[ \t]+\w+)?', re.sub(r'#[^\n]*', '', names))
+        candidates = [target.with_suffix('.py'), *(target/f'{alias}.py' for alias in aliases)]
         yield from (candidate for candidate in candidates if candidate.is_file())
 
 def code_hash()->str: # first 16 digits of a SHA-256
@@ -425,16 +446,18 @@ class StoreWriter:
         write_json(file, self.parameters)
 
     def finish(self,
-        count:int, # Number of parts
+        numbers, # Of the parts to join, in order
         shapes:dict[str, tuple[int, int]], # Modality → (leads, samples) of a window
         manifest:dict, # Without the counts and checksums, which are added here
+        renamed:dict|None=None, # Part → subject to be written in its rows
     )->None:
         "Join the parts into one store, give it its name, and remove the parts."
-        tables = [Path(f'{self.part(number)}.csv') for number in range(count)]
-        total = _join_tables(tables, self.partial/'windows.csv')
+        tables = [Path(f'{self.part(number)}.csv') for number in numbers]
+        others = {Path(f'{self.part(number)}.csv'): subject for number, subject in (renamed or {}).items()}
+        total = _join_tables(tables, self.partial/'windows.csv', others)
         checksums = {}
         for modality, shape in shapes.items():
-            samples = [Path(f'{self.part(number)}.{modality}') for number in range(count)]
+            samples = [Path(f'{self.part(number)}.{modality}') for number in numbers]
             file = self.partial/f'{modality}.npy'
             checksums[file.name] = _join_arrays(samples, file, (total, *shape), self.dtype)
         checksums['windows.csv'] = digest(self.partial/'windows.csv')
