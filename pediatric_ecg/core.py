@@ -310,7 +310,7 @@ def read_table(
     file:str|Path, # CSV that a user wrote, in any usual encoding, separated by commas, semicolons or tabs
     columns=(), # Names that must be among its columns
     remedy:str='restore it', # What the user can do
-)->'pd.DataFrame': # Every cell is text, without blanks around it; an absent one is ''
+)->'pd.DataFrame': # Every cell is text, without blanks around it; the index is the number of the line
     "A table as text. `DataError` names the file, and the line where a row is longer or shorter than the first."
     import pandas as pd # here, so that whoever needs no table need not wait for it
 
@@ -336,7 +336,8 @@ def read_table(
     for name in columns:
         if name not in names:
             raise DataError(f'{file}: has no column {name!r}, but {_shortened(", ".join(names), 200)}; {remedy}')
-    return pd.DataFrame([row for _, row in rows], columns=pd.Index(names, dtype=object), dtype=object)
+    lines = pd.Index([line for line, _ in rows], dtype=int, name='line')
+    return pd.DataFrame([row for _, row in rows], lines, pd.Index(names, dtype=object), dtype=object)
 
 def _table_rows(text, file, remedy):
     "(line, cells) of every row that is not blank, the names of the columns first."

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from captum.attr import IntegratedGradients
-from matplotlib import rc_context
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from torch import nn
 
 from .core import PediatricECGError
-from .evaluate.plots import LOOK, MODALITIES
+from .evaluate.plots import MODALITIES, drawing
 from .nn.rhythmnet import RhythmNet
+from .surroundings import undisturbed
 
 # %% ../nbs/use/01_explain.ipynb #c012-4b2a3c
 class _Scaled(nn.Module):
@@ -58,6 +58,7 @@ class Explanation:
         return {modality: share.sum(-1) for modality, share in self.shares.items()}
 
 # %% ../nbs/use/01_explain.ipynb #c015-s1-108cea
+@undisturbed()
 def explain(
     model:RhythmNet, # Trained
     x:dict, # Modality → (leads, T), mV, one window
@@ -123,12 +124,13 @@ def _classes(logits, target, against):
     return target, against
 
 # %% ../nbs/use/01_explain.ipynb #c020-7eb784
+@undisturbed()
 def randomised(
     model:RhythmNet, # Any
     seed:int=0, # Of the new weights
 )->RhythmNet: # Same form, untrained
     "A copy with fresh random weights; the scale of the leads is kept."
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         fresh = RhythmNet(model.config)
     fresh.scale.load_state_dict(model.scale.state_dict())
@@ -151,7 +153,7 @@ TINT = LinearSegmentedColormap.from_list(
     'against and for', [AGAINST, '#4f6bd8', '#8a8a8a', '#e0573f', FOR])
 SMOOTHED = .04 # s
 
-@rc_context(LOOK)
+@drawing()
 def draw(
     e:Explanation, # What `explain` gave
     fs:float, # Samples per second
@@ -220,7 +222,7 @@ def _draw_bars(ax, by_lead):
     ax.axvline(0, color='#666', lw=.8)
 
 # %% ../nbs/use/01_explain.ipynb #c026-517003
-@rc_context(LOOK)
+@drawing()
 def draw_cross(
     e:Explanation, # With cross-attention
 )->Figure: # One map per modality

@@ -12,7 +12,8 @@ import shutil
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from urllib.parse import quote, unquote
 
 import requests
 from tqdm import TqdmWarning, tqdm
@@ -22,11 +23,24 @@ with warnings.catch_warnings():
     warnings.simplefilter('ignore', TqdmWarning)
     import pooch
 
-from ..core import DataError, digest, replacing
+from ..core import DataError, digest, inside, replacing
 from .check import checksums
 from .databases import Database, get_database
 
 # %% ../../nbs/data/08_download.ipynb #c008-3a9b33
+# A file with one of these endings tells of a record.
+_HEADERS = '.hea', '.edf', '.bdf'
+
+def _check_name(name):
+    "`DataError` for a name that leads out of the folder."
+    try:
+        inside('.', name, 'SHA256SUMS.txt')
+    except DataError as error:
+        reason = str(error).rpartition(';')[0]
+        raise DataError(f'{reason}; do not trust this server') from None
+    if len(name) > 1000 or name.count('/') > 32:
+        raise DataError(f'SHA256SUMS.txt: the name {name[:40]!r}… is too long; do not trust this server')
+
 def select_files(
     registry:dict[str,str], # File → checksum
     records:list[str]|None=None, # Only these records, with the files that belong to no record
@@ -35,10 +49,12 @@ def select_files(
     `DataError` for a record that the release lacks, and for a name that leads out of the folder.
     """
     for name in registry:
-        if PurePosixPath(name).is_absolute() or '..' in PurePosixPath(name).parts:
-            raise DataError(f'SHA256SUMS.txt: the name {name!r} leads out of the folder; '
+        _check_name(name)
+        folder = name.rpartition('/')[0]
+        if folder in registry:
+            raise DataError(f'SHA256SUMS.txt: {folder!r} is a file, and a folder as well; '
                             'do not trust this server')
-    known = {name.removesuffix('.hea') for name in registry if name.endswith('.hea')}
+    known = {name.rpartition('.')[0] for name in registry if name.lower().endswith(_HEADERS)}
     missing = [record for record in records or [] if record not in known]
     if missing:
         some = ', '.join(sorted(known)[:5])
@@ -54,6 +70,9 @@ def select_files(
     return selected
 
 # %% ../../nbs/data/08_download.ipynb #c011-c2f81e
+# Bytes of the disk that a download leaves free
+_LEAST_FREE = 1 << 26
+
 class Stopped(Exception):
     "The file is not there, or the user interrupted: trying again is of no use."
 
@@ -65,8 +84,11 @@ class Resume:
         folder:str|Path, # Where the partial files are
         bar, # Progress bar of bytes, as of tqdm
         timeout:float, # Seconds without a byte before an attempt counts as failed
+        sizes:dict[str,int|None]|None=None, # File → bytes, as far as the server tells them
+        most:float=1e11, # Bytes of a file of which the server tells none
     ):
         self.folder, self.bar, self.timeout = Path(folder), bar, timeout
+        self.sizes, self.most = sizes or {}, most
         self.stop = threading.Event() # once set, each file ends at its next block
 
     def __call__(self,
@@ -75,20 +97,23 @@ class Resume:
         pooch, # The pooch.Pooch that asks
     ):
         "Fetch what is missing of the file."
-        name = url.removeprefix(pooch.base_url)
+        name = unquote(url.removeprefix(pooch.base_url))
         partial = self.folder/f'{name}.partial'
         partial.parent.mkdir(parents=True, exist_ok=True)
+        if partial.is_symlink():
+            # Written through a link, it would lie somewhere else.
+            partial.unlink()
         begun = partial.stat().st_size if partial.exists() else 0
         headers = {'Accept-Encoding': 'identity'}
         if begun:
             headers['Range'] = f'bytes={begun}-'
         with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as answer:
             if answer.status_code != 416: # 416: nothing is left to send
-                self._receive(answer, partial, begun)
+                self._receive(answer, partial, begun, self.sizes.get(name))
         os.replace(partial, output_file)
 
-    def _receive(self, answer, partial, begun):
-        """Write the answer of the server behind what is there.
+    def _receive(self, answer, partial, begun, size):
+        """Write the answer of the server behind what is there, up to the size that was told.
         Where the server knows no ranges, write it anew.
         """
         if answer.status_code in (401, 403, 404, 410):
@@ -97,12 +122,24 @@ class Resume:
         resumes = answer.status_code == 206
         if not resumes:
             self.bar.update(-begun)
+            begun = 0
         with open(partial, 'ab' if resumes else 'wb') as file:
             for block in answer.iter_content(1 << 18):
                 if self.stop.is_set():
                     raise Stopped('interrupted')
+                begun += len(block)
+                self._bound(partial, begun, size)
                 file.write(block)
                 self.bar.update(len(block))
+
+    def _bound(self, partial, here, size):
+        "Stop at a file that is longer than told, or where the disk is nearly full."
+        if here > (size or self.most):
+            partial.unlink()
+            told = f'the {size:,} bytes that it told' if size else f'{self.most:,.0f} bytes'
+            raise Stopped(f'the server sends more than {told}')
+        if shutil.disk_usage(partial.parent).free < _LEAST_FREE:
+            raise Stopped('the disk is full')
 
 # %% ../../nbs/data/08_download.ipynb #c013-bb56b5
 def _size_on_server(url, timeout):
@@ -112,9 +149,8 @@ def _size_on_server(url, timeout):
         answer = requests.head(url, timeout=timeout, allow_redirects=True, headers=headers)
     except requests.RequestException:
         return None
-    if not answer.ok or 'Content-Length' not in answer.headers:
-        return None
-    return int(answer.headers['Content-Length'])
+    told = answer.headers.get('Content-Length', '')
+    return int(told) if answer.ok and told.isascii() and told.isdigit() and len(told) < 19 else None
 
 def _require_space(folder, needed):
     "`DataError` if the disk of the folder has less than the bytes needed and 1 % more."
@@ -134,7 +170,23 @@ def _reason(error):
         return 'the file ended too early'
     if isinstance(error, requests.RequestException):
         return 'no connection, or it broke off'
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
     return str(error) if isinstance(error, Stopped) else 'its checksum is wrong'
+
+# A list of checksums is shorter: this is two million files.
+_LONGEST_LIST = 1 << 28
+
+def _fetch_list(url, file, timeout):
+    "The list of checksums, up to a length that a list may have."
+    with requests.get(url, stream=True, timeout=timeout) as answer, open(file, 'wb') as stream:
+        answer.raise_for_status()
+        here = 0
+        for block in answer.iter_content(1 << 18):
+            here += len(block)
+            if here > _LONGEST_LIST:
+                raise Stopped(f'the list goes on behind {_LONGEST_LIST:,} bytes')
+            stream.write(block)
 
 def _registry(folder, url, timeout):
     "The release's checksums, fetched once. A page that is no such list is not kept."
@@ -142,18 +194,19 @@ def _registry(folder, url, timeout):
     if not file.exists():
         try:
             with replacing(file) as aside:
-                downloader = pooch.HTTPDownloader(timeout=timeout)
-                pooch.retrieve(url + file.name, None, aside.name, folder, downloader=downloader)
-        except requests.RequestException as error:
+                aside.unlink(missing_ok=True) # a link, or what an interrupted call has left
+                _fetch_list(url + file.name, aside, timeout)
+        except (OSError, Stopped) as error: # errors of requests are OSErrors too
             raise DataError(f'{url}{file.name}: {_reason(error)}; '
                             'run the same command again') from None
+    sums, why = {}, 'it is empty'
     try:
         sums = checksums(folder)
-    except (DataError, UnicodeDecodeError):
-        sums = {}
+    except (DataError, UnicodeDecodeError) as error:
+        why = str(error).partition(';')[0]
     if not sums:
         file.unlink()
-        raise DataError(f'{url}{file.name}: the server sent no list of checksums; '
+        raise DataError(f'{url}{file.name}: the server sent no list of checksums ({why}); '
                         'is the address right?')
     return sums
 
@@ -166,7 +219,7 @@ def _fetch(names, source, downloader, n_jobs):
     def fetch_one(name):
         try:
             source.fetch(name, downloader=downloader)
-        except (Stopped, requests.RequestException, ValueError) as error:
+        except (Stopped, OSError, ValueError) as error: # errors of requests are OSErrors too
             failed[name] = _reason(error)
     with ThreadPoolExecutor(n_jobs) as pool:
         try:
@@ -178,24 +231,34 @@ def _fetch(names, source, downloader, n_jobs):
     return failed
 
 # %% ../../nbs/data/08_download.ipynb #c020-827aec
+def _require_inside(folder, name):
+    "`DataError` if a link on this disk leads a file out of the folder."
+    parent = (folder/name).parent
+    if not parent.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f'{parent}: a link leads out of the folder; remove it')
+    if (folder/name).is_dir():
+        raise DataError(f'{folder/name}: a folder stands where a file is to come; remove it')
+
 def _plan(folder, url, wanted, registry, timeout, n_jobs, guess):
-    """What is still to come: files, bytes in all, and bytes already begun.
+    """What is still to come: file → bytes as the server tells them, bytes in all, and bytes already begun.
     Where the server does not tell sizes, `guess` stands in for the bytes in all.
     """
     missing = []
     for name in wanted:
+        _require_inside(folder, name)
         file = folder/name
         if not file.is_file() or digest(file) != registry[name]:
             missing.append(name)
     with ThreadPoolExecutor(4*n_jobs) as pool:
-        sizes = list(pool.map(lambda name: _size_on_server(url + name, timeout), missing))
-    total = sum(size or 0 for size in sizes)
+        told = pool.map(lambda name: _size_on_server(url + quote(name), timeout), missing)
+        sizes = dict(zip(missing, told, strict=True))
+    total = sum(size or 0 for size in sizes.values())
     if missing and not total:
         total = int(guess)
     partials = [folder/f'{name}.partial' for name in missing]
-    begun = sum(partial.stat().st_size for partial in partials if partial.exists())
+    begun = sum(partial.stat().st_size for partial in partials if partial.is_file())
     _require_space(folder, total - begun)
-    return missing, total, begun
+    return sizes, total, begun
 
 # %% ../../nbs/data/08_download.ipynb #c022-b81328
 def download(
@@ -215,6 +278,9 @@ def download(
     url = (url or database.url).rstrip('/') + '/'
     if url == '/':
         raise DataError(f'{database.name}: no address is known; give its url in the specification')
+    if not (1 <= n_jobs <= 64 and timeout > 0 and retries >= 0):
+        raise DataError(f'{url}: {n_jobs} files at once, {timeout} s, {retries} more attempts; '
+                        'ask for 1 to 64 files, a time above 0 and no negative number of attempts')
     pooch.get_logger().setLevel(logging.WARNING) # pooch would print a line for each file
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -224,13 +290,19 @@ def download(
     registry = _registry(folder, url, timeout)
     wanted = select_files(registry, records)
     guess = database.size_mb*1e6
-    missing, total, begun = _plan(folder, url, wanted, registry, timeout, n_jobs, guess)
-    hashes = {file: f'sha256:{registry[file]}' for file in missing}
-    source = pooch.create(folder, url, registry=hashes, retry_if_failed=retries)
+    sizes, total, begun = _plan(folder, url, wanted, registry, timeout, n_jobs, guess)
+    hashes = {file: f'sha256:{registry[file]}' for file in sizes}
+    # A name may hold blanks, letters outside ASCII, '#' or '?'.
+    urls = {file: url + quote(file) for file in sizes}
+    # One file cannot be larger than all, by and large.
+    most = 2*guess or 1e11
+    # pooch would take a folder '~x' for a home.
+    place = str(folder.absolute())
+    source = pooch.create(place, url, registry=hashes, urls=urls, retry_if_failed=retries)
     bar = tqdm(total=total, initial=begun, unit='B', unit_scale=True, desc=database.name,
                disable=not progress)
     with bar:
-        failed = _fetch(missing, source, Resume(folder, bar, timeout), n_jobs)
+        failed = _fetch(list(sizes), source, Resume(folder, bar, timeout, sizes, most), n_jobs)
     if failed:
         file, reason = next(iter(failed.items()))
         more = f' (and {len(failed) - 1} more files failed)' if len(failed) > 1 else ''

@@ -7,6 +7,7 @@ __all__ = ['SPECIAL', 'predictions_of', 'permuted', 'CellSettings', 'temperature
 
 # %% ../../nbs/experiments/01_cells.ipynb #c003-00f7f3
 import shutil
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..evaluate.floors import floor_probabilities
 from .run_folder import read_predictions, write_csv
 from ..splits.audit import audit
 from ..splits.split import few_shot
+from ..surroundings import undisturbed
 from ..train.config import TrainConfig
 from ..train.loop import fit, predict
 from ..windows.store import WindowStore
@@ -116,17 +118,24 @@ def temperature(
     numbers = store.codes(classes)
     return calibrate(lambda rows: predict(model, store, rows), numbers, fold)
 
+# PyTorch's source of chance is one for the whole process
+_ALONE = threading.Lock()
+
 @contextmanager
 def _one_thread():
-    "PyTorch computes in one thread; afterwards in as many as before."
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    """PyTorch computes in one thread; afterwards in as many as before.
+
+    Cells side by side in threads, as a backend of joblib may run them, wait for each other."""
+    with _ALONE:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 # %% ../../nbs/experiments/01_cells.ipynb #cell-code-2
+@undisturbed()
 def run_fold(
     store_path, # Folder of the windows
     fold, # Its train and valid rows are learnt from, its test rows predicted

@@ -32,10 +32,12 @@ from pediatric_ecg.experiments.run_folder import (
 from ..splits.audit import audit
 from ..splits.folds import folds_hash, save_folds
 from ..splits.split import evaluable, patient_folds, random_folds
+from ..surroundings import import_matplotlib, undisturbed
 from ..train.config import TrainConfig
 from ..train.resident import tensors
 from ..train.loop import FitResult, fit
 from ..train.sampling import count_terms
+from ..windows.flow import flow_of
 from ..windows.prepare import prepare
 from ..windows.store import WindowStore
 
@@ -191,7 +193,7 @@ def cross_validate(
     for fold in folds:
         seed = protocol.seed + fold.repeat
         jobs.append(joblib.delayed(run_fold)(store.path, fold, labels, config, seed, work/'folds'))
-    parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator')
+    parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)
     tables = tqdm(parallel(jobs), total=len(jobs), desc='folds', disable=not progress, leave=False)
     return pd.concat(tables, ignore_index=True)
 
@@ -222,7 +224,8 @@ def _manifest(store, labels, folds, config, protocol, quick, elapsed):
         corrections=count_terms(config.loss, **config.loss_args),
         versions=versions(*PACKAGES), git=git_revision(),
         data_sha256=hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest(),
-        store=str(store.path), elapsed_s=round(elapsed, 1))
+        store=str(store.path), elapsed_s=round(elapsed, 1),
+        flow=flow_of(store), subject_notes=list(store.manifest.get('subject_notes', [])))
 
 # %% ../../nbs/experiments/02_run.ipynb #c027-fe2949
 def _train_into(work, store, config, protocol, quick, n_jobs, progress):
@@ -264,6 +267,7 @@ def _history(folder, final):
     return pd.concat(histories)
 
 # %% ../../nbs/experiments/02_run.ipynb #c028-9b8cc6
+@undisturbed()
 def train_store(
     store, # WindowStore or its folder
     out, # The run folder to make
@@ -291,6 +295,7 @@ def train_store(
     return Path(out)
 
 # %% ../../nbs/experiments/02_run.ipynb #c030-0fe549
+@undisturbed()
 def run(
     folder, # WFDB database
     out, # The run folder to make
@@ -332,6 +337,7 @@ def run(
     return Path(out)
 
 # %% ../../nbs/experiments/02_run.ipynb #c031-439377
+@undisturbed()
 def evaluate_run(
     folder, # Of a run
 )->dict: # As metrics.json

@@ -26,6 +26,7 @@ from .text import (
     cohort_text, limits, made_how, results_summary, rhythm_name, title)
 from .tripod import tripod
 from .trust import calibration, geometry_section, has_geometry, trust_section
+from ..surroundings import locked, undisturbed
 
 # %% ../../nbs/report/05_page.ipynb #sec-head
 def head_section(
@@ -334,16 +335,18 @@ def model_card(
     return render('model_card.md', **content).strip()
 
 # %% ../../nbs/report/05_page.ipynb #c018-da08de
+@undisturbed()
 def build_report(
     run_folder:str|Path, # A finished run folder
 )->Path: # report.html
     """Write report.html (self-contained) and model_card.md into the run folder.
 
     Raises DataError where the folder is not a finished run."""
-    scored = ScoredRun(RunFolder.open(run_folder))
-    sections = [section.html(scored) for section in SECTIONS if section.is_there(scored)]
-    page = render('page.html', title=title(scored.run), css=stylesheet(), sections=sections)
-    folder = scored.run.folder
-    write_text(folder/'report.html', page)
-    write_text(folder/'model_card.md', model_card(scored))
-    return folder/'report.html'
+    run = RunFolder.open(run_folder)
+    with locked(run.folder/'.report.lock', run.folder, wait=True):
+        scored = ScoredRun(run)
+        sections = [section.html(scored) for section in SECTIONS if section.is_there(scored)]
+        page = render('page.html', title=title(run), css=stylesheet(), sections=sections)
+        write_text(run.folder/'report.html', page)
+        write_text(run.folder/'model_card.md', model_card(scored))
+    return run.folder/'report.html'

@@ -11,11 +11,10 @@ __all__ = ['TABLE', 'LEAST', 'calibration_rows', 'calibration_words', 'reliabili
 import numpy as np
 import pandas as pd
 from cycler import cycler
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ..evaluate.calibration import plot_reliability, plot_selective
-from ..evaluate.plots import COLOURS, KEPT, LOOK, NAMES
+from ..evaluate.plots import COLOURS, KEPT, NAMES, drawing
 from ..losses.geometry import PANELS, plot_geometry
 from .render import DASH, PERCENT, PLAIN, Picture, minus, percent
 from .scored import Probabilities, ScoredRun
@@ -135,7 +134,6 @@ def reliability_figure(
         return None
     lines = -(-len(drawn)//columns)
     size = (1.45*min(columns, len(drawn)) + .3, 1.55*lines + .5)
-    fig = Figure(figsize=size, layout='constrained', facecolor='white')
     alone = len(predicted.variants) == 1
     colours = [COLOURS[split]] if alone else ['#9aa3ad', COLOURS[split]]
     variants = {}
@@ -146,7 +144,8 @@ def reliability_figure(
     number[drawn] = range(len(drawn))
     names = [predicted.classes[label] for label in drawn]
     look = {'axes.prop_cycle': cycler(color=colours), 'xtick.labelsize': 8, 'ytick.labelsize': 8}
-    with rc_context(LOOK | look):
+    with drawing(**look):
+        fig = Figure(figsize=size, layout='constrained', facecolor='white')
         return plot_reliability(
             variants, number[predicted.labels], names, predicted.subjects,
             bins=6, cols=columns, fig=fig)
@@ -161,7 +160,7 @@ def selective_figure(
         for name, values in each.variants.items():
             variants[f'{NAMES[split].split(" (")[0]}, {name}'] = (values, each.labels)
             colours.append(COLOURS[split])
-    with rc_context(LOOK):
+    with drawing():
         fig = Figure(figsize=(5, 3.1 + .2*len(variants)), layout='constrained', facecolor='white')
         ax = fig.subplots()
         ax.set_prop_cycle(color=colours)
@@ -185,7 +184,7 @@ def geometry_figure(
     "The four measures over epochs."
     names = {'patient': 'patient-wise', 'random': 'random windows', 'final': 'network kept'}
     by, each = ('split' if 'split' in history else None), ('fold' if 'fold' in history else None)
-    with rc_context(LOOK):
+    with drawing():
         fig = Figure(figsize=(6.6, 4.6), layout='constrained', facecolor='white')
         return plot_geometry(history, by, each, COLOURS | {'final': KEPT}, names, cols=2, fig=fig)
 

@@ -281,7 +281,7 @@ def draw_strip(
         ax.plot(time, np.clip(trace, -.9, .9) - 1.4*row, lw=.7, color=colour)
     notes = read_annotations(path, database)
     inside = (notes['sample'] > start*fs) & (notes['sample'] < stop*fs)
-    for sample, symbol, aux in notes[inside].itertuples(index=False):
+    for sample, symbol, aux in notes.loc[inside, ['sample', 'symbol', 'aux']].itertuples(index=False):
         line, ink = ('tab:red', 'tab:red') if symbol == '+' else ('.8', '.3')
         ax.axvline(sample/fs, color=line, lw=.7, zorder=0)
         ax.text(sample/fs, 1.2, aux or symbol, fontsize=7, rotation=60, color=ink)

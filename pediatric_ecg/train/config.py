@@ -22,6 +22,7 @@ from .augment import Augment
 from ..nn.rhythmnet import RhythmNet, RhythmNetConfig
 from ..losses.objectives import make_objective
 from ..nn.peers import PEERS, Peer
+from ..surroundings import undisturbed
 from ..windows.store import Windows
 
 # %% ../../nbs/train/01_config.ipynb #check-code
@@ -111,6 +112,7 @@ class TrainConfig:
                 raise PediatricECGError(
                     f'TrainConfig: {name} has no setting {key!r}; there are {", ".join(known)}')
 
+    @undisturbed()
     def _check_loss(self):
         "Raises PediatricECGError for a loss that cannot be made with these arguments."
         with torch.random.fork_rng(devices=[]):   # a loss with proxies draws them by chance

@@ -35,9 +35,11 @@ from ..nn.peers import Peer
 from ..splits.folds import Fold
 from .sampling import Plan, lost_correction, make_plan
 from .config import TrainConfig, make_average, make_model, make_optimizer, make_schedule
+from ..surroundings import undisturbed
 from ..windows.store import Windows
 
 # %% ../../nbs/train/05_loop.ipynb #c009-93e40a
+@undisturbed()
 @torch.no_grad()
 def outputs(
     model:nn.Module,    # RhythmNet or Peer, in any mode; evaluated in eval mode and left as it was
@@ -342,6 +344,7 @@ def _run_epochs(
     bar.close()
 
 # %% ../../nbs/train/05_loop.ipynb #c027-6d1668
+@undisturbed()
 def fit(
     store:Windows,
     fold:Fold,           # only its train and valid rows are read

@@ -7,9 +7,12 @@ __all__ = ['FORMAT', 'Windows', 'label_codes', 'bits', 'unbits', 'WindowStore', 
            'code_hash', 'StoreWriter']
 
 # %% ../../nbs/windows/03_store.ipynb #c003-188561
-import ast
+import csv
 import hashlib
+import io
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -17,9 +20,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from pydantic import confloat, conint
 
 import pediatric_ecg
-from ..core import DataError, differences, digest, replacing, write_json
+from pediatric_ecg.core import (
+    DataError, check_keys, differences, digest, file_size, inside, read_json, replacing, write_json,
+)
 from ..data.databases import Database
 from .quality import FLAGS
 
@@ -67,6 +73,39 @@ def label_codes(
 FORMAT = 1 # raised when the files of a store change their meaning
 _TEXT = ('record', 'subject', 'rhythm', 'label', 'hash')
 _BITS = tuple(f'{kind}_' for kind in FLAGS)
+_REMEDY = 'delete the folder and prepare again'
+# What every store's manifest says of it
+_OF_A_STORE = {
+    'title': str,
+    'simulated': bool,
+    'classes': list[str],
+    'modalities': dict[str, list[str]],
+    'fs': confloat(gt=0, le=1e6, allow_inf_nan=False),
+    'seconds': confloat(gt=0, le=1e6, allow_inf_nan=False),
+    'length': conint(ge=1, le=1 << 31),
+    'windows': conint(ge=0),
+    'parameters': dict,
+    'sha256': dict[str, str],
+}
+# What `prepare` adds, to the manifest and to a part
+_OF_A_PART = {
+    'record': str,
+    'subject': str,
+    'simulated': bool,
+    'windows': int,
+    'labels': dict[str, int],
+    'excluded': dict[str, int],
+    'seconds': dict[str, float],
+    'sources': dict[str, str],
+}
+_OF_PREPARE = {
+    'records': list[dict],
+    'patients': list[dict],
+    'subjects': int,
+    'excluded': dict[str, int],
+    'seconds_total': dict[str, float],
+    'versions': dict[str, str],
+}
 
 # %% ../../nbs/windows/03_store.ipynb #c009-5d1ec8
 def bits(
@@ -107,6 +146,8 @@ class WindowStore(Windows):
             unfinished = Path(f'{path}.partial').is_dir()
             raise DataError(f'{path}: its preparation was not finished; run prepare again, it continues' if unfinished
                             else f'{path}: is not a window store; make one with prepare')
+        where = f'{self.path}/manifest.json'
+        check_keys(_OF_A_STORE | _OF_PREPARE, self.manifest, where, _REMEDY, needed=_OF_A_STORE)
         self.title = self.manifest['title']
         self.simulated = self.manifest['simulated']
         self.classes = self.manifest['classes']
@@ -118,14 +159,14 @@ class WindowStore(Windows):
         self.labels = label_codes(self.table['label'], self.classes, str(self.path))
         self.arrays, self.present = {}, {}
         for modality, leads in self.modalities.items():
-            file = self.path/f'{modality}.npy'
+            file = inside(self.path, f'{modality}.npy', where)
             self.arrays[modality] = _open_array(file, (len(self), len(leads), self.length))
             self.present[modality] = self._read_present(modality, len(leads))
 
     def _read_present(self, modality, leads):
         "The mask of the leads that are there, (N, leads)."
-        column = self.table[f'present_{modality}']
-        if not column.str.fullmatch(f'[01]{{{leads}}}').all():
+        column = self.table.get(f'present_{modality}')
+        if column is None or not column.str.fullmatch(f'[01]{{{leads}}}').all():
             raise DataError(f'{self.path}/windows.csv: present_{modality} is damaged; prepare the store again')
         return unbits(column)
 
@@ -135,6 +176,7 @@ class WindowStore(Windows):
         promised = self.manifest['windows']
         if len(table) != promised:
             raise DataError(f'{file}: {len(table)} rows where the manifest says {promised}; prepare the store again')
+        _check_table(table, file)
         return table
 
     def __repr__(self)->str:
@@ -148,7 +190,8 @@ class WindowStore(Windows):
     @property
     def database(self)->Database:
         "The database that the store was made of, from its manifest."
-        return Database.from_json(json.dumps(self.manifest['parameters']['database']))
+        where = f'{self.path}/manifest.json: parameters: database'
+        return Database.from_dict(self.manifest['parameters'].get('database'), where)
 
     def batch(self,
         rows, # Integers, a slice or a mask
@@ -164,38 +207,62 @@ def read_manifest(
 )->dict|None: # None if the folder holds no manifest
     "The manifest of a finished store. `DataError` for one that cannot be read or is of another version."
     file = Path(path)/'manifest.json'
-    if not file.is_file():
+    if not file.exists():
         return None
-    try:
-        manifest = json.loads(file.read_text(encoding='utf-8'))
-    except ValueError:
-        raise DataError(f'{file}: not readable; delete the folder and prepare again') from None
-    if not isinstance(manifest, dict) or 'format' not in manifest or 'parameters' not in manifest:
+    manifest = read_json(file, dict, _REMEDY, most=1 << 28)
+    if 'format' not in manifest or not isinstance(manifest.get('parameters'), dict):
         raise DataError(f'{path}: its manifest.json is not that of a window store; choose another folder')
     if manifest['format'] != FORMAT:
-        raise DataError(f'{path}: a store of format {manifest["format"]}, this version reads format {FORMAT}; '
+        held = str(manifest['format'])[:20]
+        raise DataError(f'{path}: a store of format {held}, this version reads format {FORMAT}; '
                         'delete the folder and prepare again')
     return manifest
 
 def _read_csv(file):
     "The table of a store: names, flags and hashes stay text, and an empty cell among numbers is NaN."
+    file_size(file, _REMEDY)
     try:
         columns = pd.read_csv(file, nrows=0).columns
-    except (OSError, ValueError) as error:
-        raise DataError(f'{file}: not readable ({type(error).__name__}); prepare the store again') from None
-    text = {column: str for column in columns if column in _TEXT or column.startswith(_BITS)}
-    empty = {column: [''] for column in columns if column not in text}
-    return pd.read_csv(file, dtype=text, keep_default_na=False, na_values=empty)
+        text = {column: str for column in columns if column in _TEXT or column.startswith(_BITS)}
+        empty = {column: [''] for column in columns if column not in text}
+        return pd.read_csv(file, dtype=text, keep_default_na=False, na_values=empty, low_memory=False)
+    except (OSError, ValueError, OverflowError) as error:
+        reason = ' '.join(str(error).split())[:100]
+        raise DataError(f'{file}: not readable as a table ({reason}); {_REMEDY}') from None
+
+def _check_table(table, file):
+    "`DataError` for a column that is missing, or holds no text or no number where it should."
+    for column in ('record', 'subject', 'label', 'start', 'end'):
+        if column not in table:
+            raise DataError(f'{file}: has no column {column!r}; {_REMEDY}')
+    for column in table:
+        is_text = column in _TEXT or column.startswith(_BITS)
+        if is_text and table[column].isna().any():
+            raise DataError(f'{file}: a row has no cell for {column!r}; {_REMEDY}')
+        if len(table) and not is_text and table[column].dtype.kind not in 'iufb':
+            raise DataError(f'{file}: the column {column!r} holds a cell that is no number; {_REMEDY}')
+    for column in ('start', 'end'):
+        if len(table) and table[column].dtype.kind not in 'iu':
+            raise DataError(f'{file}: the column {column!r} holds a cell that is no whole number; {_REMEDY}')
 
 def _open_array(file, shape):
     "An array of a store, mapped into memory where it holds anything."
+    size = file_size(file, _REMEDY)
     try:
-        array = np.load(file, mmap_mode='r' if shape[0] else None)
-    except (OSError, ValueError) as error:
-        raise DataError(f'{file}: not readable ({type(error).__name__}); prepare the store again') from None
-    if array.shape != shape:
-        raise DataError(f'{file}: holds {array.shape} where the manifest says {shape}; prepare the store again')
-    return array
+        with open(file, 'rb') as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            held, _, dtype = read(stream)
+            begin = stream.tell()
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f'{file}: not readable as an array ({type(error).__name__}); {_REMEDY}') from None
+    if held != shape:
+        raise DataError(f'{file}: holds {held} where the manifest says {shape}; {_REMEDY}')
+    if dtype.kind != 'f' or size != begin + dtype.itemsize*math.prod(shape):
+        raise DataError(f'{file}: has {size:,} bytes, which is not what its first line promises; {_REMEDY}')
+    if not shape[0]:
+        return np.empty(shape, dtype) # nothing that could be mapped
+    return np.load(file, mmap_mode='r')
 
 # %% ../../nbs/windows/03_store.ipynb #hash
 def content_hashes(
@@ -214,12 +281,15 @@ def content_hashes(
     return hashes
 
 # %% ../../nbs/windows/03_store.ipynb #c018-9ab5ad
-def _join_tables(parts, file):
-    "The tables of the parts under one header, with a running number in front. Returns the number of rows."
+def _join_tables(parts, file, renamed=()):
+    """The tables of the parts under one header, with a running number in front. Returns the number of rows.
+
+    `renamed`: part → subject to be written in all of its rows."""
     total = 0
     with open(file, 'w', encoding='utf-8', newline='') as out:
         for number, part in enumerate(parts):
-            with open(part, encoding='utf-8', newline='') as lines:
+            with open(part, encoding='utf-8', newline='') as text:
+                lines = _with_subject(text, renamed[part]) if part in renamed else text
                 header = next(lines)
                 if number == 0:
                     out.write('window,' + header)
@@ -227,6 +297,20 @@ def _join_tables(parts, file):
                     out.write(f'{total},{line}')
                     total += 1
     return total
+
+def _with_subject(text, subject):
+    "The lines of a table, with another subject in each row."
+    rows = csv.reader(text)
+    header = next(rows)
+    column = header.index('subject')
+    yield _csv_line(header)
+    for row in rows:
+        yield _csv_line([*row[:column], subject, *row[column + 1:]])
+
+def _csv_line(cells):
+    line = io.StringIO()
+    csv.writer(line, lineterminator='\n').writerow(cells)
+    return line.getvalue()
 
 def _join_arrays(parts, file, shape, dtype):
     "The raw samples of the parts behind one .npy header. Returns the checksum of the file."
@@ -258,17 +342,19 @@ def code_files(
             waiting += _imported(file, package)
     return sorted(file.relative_to(package).as_posix() for file in found)
 
+# `from ..data.records import x`, also over several lines; reading all of the syntax would take half a second
+_IMPORT = re.compile(r'^[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)', re.MULTILINE)
+
 def _imported(file, package):
     "The modules of this package that one module imports from."
-    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        above = file.parents[node.level - 1] if node.level else package.parent
-        target = above.joinpath(*(node.module or '').split('.'))
+    for dots, module, names in _IMPORT.findall(file.read_text(encoding='utf-8')):
+        above = file.parents[len(dots) - 1] if dots else package.parent
+        target = above.joinpath(*module.split('.'))
         if package not in [target, *target.parents]:
             continue # another package
         # `from ..data.records import x` names a module, `from ..data import records` a folder
-        candidates = [target.with_suffix('.py'), *(target/f'{alias.name}.py' for alias in node.names)]
+        aliases = re.findall(r'(\w+)(?:[ \t]+as[ \t]+\w+)?', re.sub(r'#[^\n]*', '', names))
+        candidates = [target.with_suffix('.py'), *(target/f'{alias}.py' for alias in aliases)]
         yield from (candidate for candidate in candidates if candidate.is_file())
 
 def code_hash()->str: # first 16 digits of a SHA-256
@@ -321,7 +407,13 @@ class StoreWriter:
     )->dict|None:
         "What a finished part says of itself; None if it must be made."
         file = Path(f'{self.part(number)}.json')
-        return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None
+        if not file.exists():
+            return None
+        try:
+            file_size(f'{self.part(number)}.csv')
+            return check_keys(_OF_A_PART, read_json(file), str(file), needed=_OF_A_PART)
+        except DataError:
+            return None # damaged: it is made again
 
     def finished(self)->dict|None: # manifest of the store that is there, None if it must be made
         """The manifest of the store if it is there already.
@@ -342,11 +434,8 @@ class StoreWriter:
     def begin(self)->None:
         "Make or reopen the folder of parts. `DataError` if it was begun with other parameters."
         file = self.partial/'parameters.json'
-        if file.is_file():
-            try:
-                begun_with = json.loads(file.read_text(encoding='utf-8'))
-            except ValueError:
-                raise DataError(f'{file}: not readable; delete {self.partial}') from None
+        if file.exists():
+            begun_with = read_json(file, dict, f'delete {self.partial}')
             self._compare(begun_with, self.partial, 'delete this folder, or repeat with what it was begun with')
         elif self.partial.exists() and any(self.partial.iterdir()):
             raise DataError(f'{self.partial}: exists and was not begun by prepare; move it away')
@@ -354,16 +443,18 @@ class StoreWriter:
         write_json(file, self.parameters)
 
     def finish(self,
-        count:int, # Number of parts
+        numbers, # Of the parts to join, in order
         shapes:dict[str, tuple[int, int]], # Modality → (leads, samples) of a window
         manifest:dict, # Without the counts and checksums, which are added here
+        renamed:dict|None=None, # Part → subject to be written in its rows
     )->None:
         "Join the parts into one store, give it its name, and remove the parts."
-        tables = [Path(f'{self.part(number)}.csv') for number in range(count)]
-        total = _join_tables(tables, self.partial/'windows.csv')
+        tables = [Path(f'{self.part(number)}.csv') for number in numbers]
+        others = {Path(f'{self.part(number)}.csv'): subject for number, subject in (renamed or {}).items()}
+        total = _join_tables(tables, self.partial/'windows.csv', others)
         checksums = {}
         for modality, shape in shapes.items():
-            samples = [Path(f'{self.part(number)}.{modality}') for number in range(count)]
+            samples = [Path(f'{self.part(number)}.{modality}') for number in numbers]
             file = self.partial/f'{modality}.npy'
             checksums[file.name] = _join_arrays(samples, file, (total, *shape), self.dtype)
         checksums['windows.csv'] = digest(self.partial/'windows.csv')
