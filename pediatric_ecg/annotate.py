@@ -16,18 +16,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
-from .core import DataError, replacing
+from .core import DataError, check_keys, replacing
+from .data.records import Reader
 from .data.databases import Database
 from .data.headers import read_header, lead_slots
-from .data.rhythms import window_samples
 from .data.annotations import write_annotations
 from .evaluate.calibration import temper
 from .evaluate.plots import overview, png
+from .experiments.run_folder import RunFolder
 from .nn.rhythmnet import RhythmNet
 from .windows._resample import ratio
-from .windows.leads import Leads, slot_mask, slot_samples, window_length
-from .windows.signals import Preprocess, n_out
+from .windows.quality import quality
+from .windows.signals import Preprocess, apply, n_out, needed
 
 # %% ../nbs/use/00_annotate.ipynb #c009-2c4eb2
 LOWEST_LOG = -30 # of a probability: one window alone cannot rule a rhythm out
@@ -82,8 +84,6 @@ def _posterior(b, stay, move):
     return posterior/posterior.sum(1, keepdims=True)
 
 # %% ../nbs/use/00_annotate.ipynb #c017-c16e3a
-_MOST_SAMPLES = 4_000_000 # of a lead in one block; matters far above 10 kHz
-
 def windows_of(
     path:Path, # Record without extension
     database:Database, # Names the leads
@@ -95,30 +95,51 @@ def windows_of(
     """Every window of a record, in blocks of consecutive ones.
 
     Raises DataError for a record shorter than a window or without any known lead."""
-    leads = Leads(path, database, pre)
-    header = leads.header
-    length, hop = window_length(seconds, pre.fs), max(1, round(step*pre.fs)) # in samples at the rate of the network
-    up, down = ratio(header.fs, pre.fs)
-    last = n_out(header.n_samples, header.fs, pre) - length
-    if last < 0:
+    header = read_header(path)
+    slots = lead_slots(header, database)
+    used = set().union(*slots.values()) - {None}
+    channels = sorted(used)
+    reader, fs = Reader(path, channels), header.fs
+    length, hop = round(seconds*pre.fs), round(step*pre.fs) # in samples at the rate of the network
+    up, down = ratio(fs, pre.fs)
+    starts = np.arange(0, n_out(header.n_samples, fs, pre) - length + 1, hop)
+    if not len(starts):
         raise DataError(
             f'{path}: {header.seconds:.2f} s long, shorter than one window of {seconds:g} s; '
             'give a longer record')
-    recorded = window_samples(seconds, header.fs) # samples of a window as recorded
-    per_block = max(1, round(min(block_seconds, _MOST_SAMPLES/header.fs)/step))
-    for begin in range(0, last + 1, per_block*hop):
-        block = np.arange(begin, min(begin + per_block*hop, last + 1), hop)
-        starts = block*down//up
-        _, windows, flags = leads.windows(block, starts, starts + recorded, length)
-        usable = ~(flags['flat'] | flags['lost'])
+    per_block = max(1, round(block_seconds/step))
+    for begin in range(0, len(starts), per_block):
+        block = starts[begin:begin + per_block]
+        low, high = int(block[0]), int(block[-1]) + length
+        first, last = needed(header.n_samples, fs, pre, low, high)
+        raw = np.ascontiguousarray(reader(first, last).T)
+        filtered = apply(raw, first, fs, pre, low, high)
+        windows = sliding_window_view(filtered, length, axis=1)[:, block - low] # (channels, n, T)
+        raw_starts = block*down//up - first
+        flat = quality(raw, fs, raw_starts, raw_starts + round(seconds*fs))['flat'].T
+        usable = ~(flat | np.isnan(windows).any(-1)) # (channels, n)
         signals, present = {}, {}
-        for modality, channels in leads.slots.items():
-            rows = leads.rows(channels)
-            present[modality] = slot_mask(usable, rows)
-            signals[modality] = np.zeros((len(block), len(rows), length), np.float32)
-            for slot, _, lead in slot_samples(windows, usable, rows):
-                signals[modality][:, slot] = lead
+        for modality, of_modality in slots.items():
+            signals[modality] = _signals(windows, usable, of_modality, channels)
+            present[modality] = _present(usable, of_modality, channels)
         yield signals, present
+
+def _signals(windows, usable, slots, channels):
+    "Leads of one modality in the order of its slots, (n, leads, T); zero where absent or unusable."
+    signals = np.zeros((windows.shape[1], len(slots), windows.shape[2]), np.float32)
+    for slot, channel in enumerate(slots):
+        if channel is not None:
+            row = channels.index(channel)
+            signals[:, slot] = np.where(usable[row][:, None], windows[row], 0)
+    return signals
+
+def _present(usable, slots, channels):
+    "Which leads of one modality are there and usable, (n, leads)."
+    present = np.zeros((usable.shape[1], len(slots)), bool)
+    for slot, channel in enumerate(slots):
+        if channel is not None:
+            present[:, slot] = usable[channels.index(channel)]
+    return present
 
 # %% ../nbs/use/00_annotate.ipynb #c021-302aed
 def to_segments(
@@ -248,9 +269,22 @@ def _write(out, name, segments, header, database):
     return out/f'{name}.rhy'
 
 # %% ../nbs/use/00_annotate.ipynb #c025-s1-efacc1
+def _read_config(run):
+    "What a run says of its windows, database and preprocessing as values. DataError for a damaged file."
+    file = Path(run)/'config.json'
+    remedy = 'name a run folder, as `pediatric-ecg run` or `train` writes it'
+    config = RunFolder(run).config
+    check_keys({}, config, str(file), remedy, needed=('classes', 'seconds', 'preprocess', 'database'))
+    database = Database.from_dict(config['database'], f'{file}: database')
+    try:
+        preprocess = Preprocess.from_dict(config['preprocess'])
+    except (TypeError, DataError) as error:
+        raise DataError(f'{file}: preprocess: {error}; {remedy}') from None
+    return {**config, 'database': database, 'preprocess': preprocess}
+
 def annotate(
     run:str|Path, # Run folder: model.safetensors and config.json
-    record:str|Path, # A record: its path without extension, or one of its files
+    record:str|Path, # Path of a WFDB record, without extension; needs .hea and its signal files
     out:str|Path, # Folder for RECORD.rhy, RECORD.csv, RECORD.png
     stride:float|None=None, # From window to window, s; half a window if left out
     smooth:bool=True, # Hidden Markov model; otherwise each window for itself
@@ -259,15 +293,12 @@ def annotate(
     """Name the rhythms of one record.
 
     Raises DataError for a record that cannot be read, is shorter than a window or has no known lead."""
-    begin, record, out = time.perf_counter(), _record_of(record), Path(out)
+    begin, record, out = time.perf_counter(), Path(str(record).removesuffix('.hea')), Path(out)
     model = RhythmNet.load(run)
-    config = json.loads((Path(run)/'config.json').read_text(encoding='utf-8'))
-    database = Database.from_json(json.dumps(config['database']))
-    pre = Preprocess.from_dict(config['preprocess'])
+    config = _read_config(run)
+    database, pre = config['database'], config['preprocess']
     seconds, header = float(config['seconds']), read_header(record)
     step = _step(stride, seconds, pre.fs)
-    if not 0 < dwell < np.inf:
-        raise DataError(f'--dwell {dwell:g}: the mean duration of a rhythm in seconds must be positive')
     p, usable_share = window_probabilities(model, windows_of(record, database, pre, seconds, step))
     unusable = np.isnan(p[:, 0])
     if unusable.all():
@@ -284,22 +315,9 @@ def annotate(
     notes = _notes(lead_slots(header, database), usable_share, database, header)
     return Annotated(file, segments, notes, header.seconds, time.perf_counter() - begin)
 
-_ENDINGS = ('.hea', '.dat', '.mat', '.edf', '.bdf', '.atr')
-
-def _record_of(path):
-    "The record that a path means: without extension, or one of its files."
-    path = Path(path)
-    if path.suffix.lower() not in _ENDINGS:
-        return path
-    try:
-        read_header(path) # a record may be called 'a.dat'
-    except DataError:
-        return path.with_suffix('')
-    return path
-
 def _step(stride, seconds, fs):
     "The step from window to window, a whole number of samples. Raises DataError where it skips signal."
-    step = float(seconds/2 if stride is None else stride)
+    step = float(stride or seconds/2)
     if not 1/fs <= step <= seconds:
         raise DataError(
             f'--stride {step:g}: must lie between {1/fs:g} s and one window of {seconds:g} s, '

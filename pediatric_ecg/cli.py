@@ -95,8 +95,9 @@ def _simulate(
 ):
     "Write a simulated database."
     from pediatric_ecg.sim.simulator import simulate
+    from pediatric_ecg.surroundings import output_folder
     print(simulate(
-        out, patients=patients, seconds=seconds, seed=seed, labels=labels, hours=hours,
+        output_folder(out), patients=patients, seconds=seconds, seed=seed, labels=labels, hours=hours,
         progress=_progress(), n_jobs=jobs))
 
 @app.command('download')
@@ -216,10 +217,11 @@ def _prepare(
     jobs:Jobs=-1,
 ):
     "Cut records into a store of labelled windows."
+    from pediatric_ecg.surroundings import output_folder
     from pediatric_ecg.windows.flow import flow_of
     from pediatric_ecg.windows.prepare import prepare
     store = prepare(
-        folder, out, database=database, seconds=seconds, stride=stride, grouping=grouping,
+        folder, output_folder(out), database=database, seconds=seconds, stride=stride, grouping=grouping,
         label=label, n_jobs=jobs, progress=_progress())
     _print_flow(flow_of(store), store.manifest.get('subject_notes', []), store.path)
     print(f'{len(store.table):,} windows of {store.table.subject.nunique()} patients: {out}')

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PediatricECGError', 'DataError', 'LeakError', 'MissingPackageError', 'wfdb_quiet', 'replacing', 'write_text',
-           'write_json', 'file_size', 'read_bytes', 'decode_text', 'parse_json', 'read_json', 'typed', 'check_keys',
-           'read_table', 'inside', 'compile_pattern', 'search', 'digest', 'differences', 'versions', 'git_revision',
-           'shared']
+           'write_json', 'file_size', 'read_bytes', 'check_last_line', 'decode_text', 'parse_json', 'read_json',
+           'typed', 'check_keys', 'read_table', 'inside', 'compile_pattern', 'search', 'digest', 'differences',
+           'versions', 'git_revision', 'shared']
 
 # %% ../nbs/00_core.ipynb #core-03
 import csv
@@ -135,6 +135,17 @@ def read_bytes(
             return stream.read(most)
     except OSError as error:
         raise DataError(f'{file}: cannot be read ({error.strerror or error}); {remedy}') from None
+
+def check_last_line(
+    file:str|Path, # Text that an earlier run wrote
+    remedy:str='restore it', # What the user can do
+)->None:
+    "`DataError` for a file whose last line has no end, since it was cut off there."
+    if file_size(file, remedy):
+        with open(file, 'rb') as stream:
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b'\n':
+                raise DataError(f'{file}: was cut off in its last line; {remedy}')
 
 def decode_text(
     content:bytes, # Of a text file that somebody else may have written

@@ -14,6 +14,23 @@ from pediatric_ecg.evaluate import summarise
 LABELS = ["N", "/A", "/V", "AVNRT", "AVRT"]
 ONE_PATIENT_ALONE = "AFL"  # a rhythm that only the cohort names: it is not evaluable
 LEADS = {"ecg": ["I", "II", "V1", "V6"], "iegm": ["ABL12", "RVA12", "CS12", "CS90"]}
+FLOW = {
+    "records": {
+        "listed": 16,
+        "here": 15,
+        "annotated": 14,
+        "labelled": 13,
+        "with_windows": 12,
+        "skipped": {"m15": "left out by the specification"},
+        "copies": {},
+        "without_window": {"m12": "no segment as long as a window", "m13": "no rhythm marker"},
+    },
+    "segments": {
+        "(N": {"segments": 40, "seconds": 900.0, "patients": 12, "shorter": 2},
+        "(AVNRT": {"segments": 30, "seconds": 80.5, "patients": 4, "shorter": 21},
+    },
+}
+SUBJECT_NOTES = ["no rule says who the patients are: each record is counted as one patient"]
 STEP = 1954  # samples from window to window, at the original rate
 
 
@@ -221,5 +238,7 @@ def _manifest(predictions, seed):
         "cohort": cohort,
         "modalities": LEADS,
         "elapsed_s": 0.0,
+        "flow": FLOW,
+        "subject_notes": SUBJECT_NOTES,
         "protocol": {"folds": 3, "repeats": 1, "min_patients": 2, "draws": 500, "seed": seed},
     }

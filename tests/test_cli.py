@@ -3,9 +3,10 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from made_up_run import made_up_run
+from made_up_run import FLOW, SUBJECT_NOTES, made_up_run
 
 from pediatric_ecg import cli
 from pediatric_ecg.experiments import RECIPES, Protocol
@@ -86,12 +87,51 @@ def test_wrong_command_lines(call, args):
     ("model.nosuch=1", "model has no setting 'nosuch'"),
     ("augment.nosuch=1", "augment has no setting 'nosuch'"),
     ("loss_args.foo=1", "unexpected keyword argument 'foo'"),
+    ("model.dropout=abc", "model.dropout"),
+    ("model.n_classes=3", "determined by the windows"),
+    ("model.fusion=x", "fusion must be one of"),
+    ("augment.noise=-1", "noise must lie in"),
+    ("augment.enabled=2", "augment.enabled"),
+    ("weight_decay=NaN", "weight_decay must be 0 or more"),
+    ("warmup=5", "warmup must lie in"),
+    ("lr=Infinity", "lr must be at most"),
+    ("batch_size=10000000000", "batch_size must be at most"),
+    ("epochs=" + 5000 * "9", "epochs must be a whole number"),
+    ("model.x=" + 100000 * "[", "no setting 'x'"),
+    ("=1", "write NAME=VALUE"),
     ("accelerator=nosuch", "accelerator='nosuch'"),
     ("precision=17", "precision must be text"),
     ("shots=1", "belongs to 'experiment'")])
 def test_a_wrong_setting_is_one_line(call, simstore, tmp_path, setting, words):
     assert_mistake(call("train", simstore.path, "--out", tmp_path / "run", "--set", setting), words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", [
+    ["--jobs", "0"], ["--jobs", "100000"], ["--seed", "-1"], ["--seed", str(2**31)], ["--epochs", "0"],
+    ["--epochs", "1000000"], ["--repeats", "0"], ["--repeats", "1000000"]])
+def test_numbers_out_of_their_range(call, tmp_path, option):
+    assert_mistake(call("train", tmp_path, "--out", tmp_path / "run", *option), option[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+@pytest.mark.parametrize("option", ["--seconds", "--stride"])
+def test_lengths_are_above_zero(call, tmp_path, option, value):
+    "Zero is not the same as left out."
+    assert_mistake(call("prepare", tmp_path, "--out", tmp_path / "store", option, value), option, "above 0")
+    if option == "--stride":
+        assert_mistake(call("annotate", tmp_path, "x", "--out", tmp_path / "notes", option, value), option)
+
+
+def test_run_and_prepare_print_the_flow_where_it_is_recorded(capsys):
+    cli._print_flow(FLOW, SUBJECT_NOTES, Path("run"))
+    out = capsys.readouterr().out
+    assert "16 listed, 15 here, 1 left out on purpose, 14 annotated, 13 labelled, 12 with windows" in out
+    assert "no window from m13: no rhythm marker" in out and "no rule says who the patients are" in out
+    assert max(map(len, out.splitlines())) <= 130
+    cli._print_flow({}, [], Path("run"))
+    assert capsys.readouterr().out == ""
 
 
 def test_settings_of_the_command_line_reach_the_training():

@@ -112,6 +112,11 @@ def test_a_date_of_another_form_is_a_note(tmp_path, when):
     assert sentences(header) and all(text.startswith("date not read") for text in sentences(header))
 
 
+def test_lead_names_are_printable(tmp_path):
+    text = "p1 1 125 10\np1.dat 16 1/mV 16 0 1 2 0 ECG\u2028II\x07\xa0a\x0b\n"
+    assert read_header(write(tmp_path, "p1", text)).leads == ["ECG II? a"]
+
+
 def test_names_with_blanks_and_letters(tmp_path):
     for name in ("pat 1", "Müller, Jörg", "子供 2", "a.b", "x=1"):
         path = write(tmp_path, name, f"{name} 1 125 100\n{name}.dat 16 1000/mV 16 0 1 2 0 I\n", 200)
@@ -487,6 +492,20 @@ def test_compressed_files_must_be_possible(shared, tmp_path):
         check_signal_file(read_header(path))
 
 
+def test_size_of_newer_matlab_files_tells_nothing(tmp_path):
+    "Version 4 holds the samples behind 24 bytes; later ones hold whatever they like."
+    path = write(tmp_path, "p1", "p1 1 125 1000\np1.mat 16+24 1/mV 16 0 1 2 0 I\n")
+    for begin, fine in ((b"\0"*6, False), (b"MATLAB", True)):
+        (tmp_path / "p1.mat").write_bytes(begin + bytes(500))
+        if fine:
+            assert check_signal_file(read_header(path)) == ()
+        else:
+            with pytest.raises(DataError, match="p1.mat: has 506 bytes where p1.hea promises 2,024"):
+                check_signal_file(read_header(path))
+    with pytest.raises(DataError, match="the format of its signal file does not tell"):
+        read_header(write(tmp_path, "p2", "p2 1 125\np1.mat 16+24 1/mV 16 0 1 2 0 I\n"))
+
+
 def test_files_in_capitals(tmp_path):
     (tmp_path / "P1.HEA").write_text("p1 1 125 100\np1.dat 16 1/mV 16 0 1 2 0 MLII\n")
     (tmp_path / "P1.DAT").write_bytes(bytes(200))
@@ -614,7 +633,7 @@ def test_damaged_edf_is_one_line(tmp_path):
 
 def test_labels_of_edf_are_printable(tmp_path):
     content = bytearray(edf_file(tmp_path / "p1.edf").read_bytes())
-    content[256:272] = b"ECG\n\xe4 II".ljust(16)
+    content[256:272] = b"ECG\x07\xe4 II".ljust(16)
     content[8:20] = b"X M \x1b M\xc3\xbcller"[:12]
     (tmp_path / "p2.edf").write_bytes(content)
     header = read_header(tmp_path / "p2")

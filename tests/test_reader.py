@@ -175,13 +175,15 @@ def test_gains_of_every_size_and_sign(tmp_path):
                            "r.dat 16 0/V 16 0 0 0 0 c\n", r=digital)
     values = read_signals(path)
     np.testing.assert_array_equal(values[:, 0], [32767 / 200, -32767 / 200, np.nan])
-    np.testing.assert_allclose(values[:, 1], [(number - 2147483000) / 1e-12 * 1e-6 for number in (5, 0, 3)], rtol=1e-15)
+    small = [(number - 2147483000) / 1e-12 * 1e-6 for number in (5, 0, 3)]
+    np.testing.assert_allclose(values[:, 1], small, rtol=1e-15)
     np.testing.assert_array_equal(values[:, 2], np.array([7, -7, 1]) / 200 * 1e3)
 
 
-def test_gains_that_make_numbers_without_end_are_refused(tmp_path):
-    path = write(tmp_path, "r 1 100 3\nr.dat 16 1e-310/mV 16 0 0 0 0 a\n", r=[1, 2, 3])
-    with pytest.raises(DataError, match=r"r\.hea: lead a has gain 1e-310"):
+@pytest.mark.parametrize("gain", ["1e-310", "1e308", "-2e307", "1(1e300)", "1e-290(5)"])
+def test_gains_with_which_arithmetic_runs_over_are_refused(gain, tmp_path):
+    path = write(tmp_path, f"r 1 100 3\nr.dat 16 {gain}/mV 16 0 0 0 0 a\n", r=[1, 2, 3])
+    with pytest.raises(DataError, match=r"r\.hea"):
         read_signals(path)
 
 
@@ -295,6 +297,13 @@ def test_checksums_of_segments_are_named(tmp_path):
         ("I", "c: it begins with 1, and the header says 2", False)]
 
 
+def test_checksums_without_a_length_are_a_hint(tmp_path):
+    "Of a file without a written length nobody knows which samples were added up."
+    for length, certain in (("4", True), ("0", False), ("", False)):
+        path = write(tmp_path, f"r 1 100 {length}\nr.dat 16 10/mV 16 0 1 11 0 I\n", r=[1, 2, 3, 4])
+        assert wrong_sums(path) == [("I", "its samples add up to 10 (16 bits), and the header says 11", certain)]
+
+
 def test_a_gap_without_end_takes_no_memory(tmp_path):
     (tmp_path / "a.hea").write_text("a 1 100 4\na.dat 16 10/mV 16 0 0 0 0 I\n")
     path = write(tmp_path, "r/2 1 100 4000000004\na 4\n~ 4000000000\n", a=[1, 2, 3, 4])
@@ -330,6 +339,32 @@ def test_edf_and_bdf_equal_edfio(kind, tmp_path):
     file.write_bytes(file.read_bytes()[:-700])
     with pytest.raises(DataError, match=rf"r\.{kind}"):
         Reader(path, [0])()
+
+
+def test_edf_with_interruptions(tmp_path):
+    "The start of each data record stands in its annotations: three seconds without a sample, and one more."
+    rng = np.random.default_rng(0)
+    leads = [edfio.EdfSignal(rng.normal(size=6 * rate), rate, label=str(rate), physical_dimension="mV")
+             for rate in (100, 50, 7)]
+    file = tmp_path / "r.edf"
+    edfio.Edf(leads, data_record_duration=1, annotations=[edfio.EdfAnnotation(1, 2, "x")]).write(file)
+    content = file.read_bytes().replace(b"EDF+C", b"EDF+D")
+    for old, new in ((b"+3", b"+6"), (b"+4", b"+7"), (b"+5", b"+9")):
+        content = content.replace(old + b"\x14\x14", new + b"\x14\x14")
+    file.write_bytes(content)
+    values = read_signals(tmp_path / "r")
+    assert values.shape == (1000, 3)
+    for column, rate in enumerate((100, 50, 7)):
+        found = edfio.read_edf(file).signals[column].data
+        expected = np.full(10 * rate, np.nan)
+        for start, record, stop in ((0, 0, 3), (6, 3, 5), (9, 5, 6)):
+            part = found[record * rate:stop * rate]
+            expected[start * rate:start * rate + len(part)] = part
+        own = Reader(tmp_path / "r", [column])
+        np.testing.assert_allclose(own()[:, 0], expected, rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(own(2 * rate, 7 * rate), own()[2 * rate:7 * rate])
+        repeated = expected[np.arange(1000) * rate // 100]
+        np.testing.assert_allclose(values[:, column], repeated, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("version", ["4", "5"])

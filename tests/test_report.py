@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
 
+import made_up_run as made_up_run_module
 import numpy as np
 import pandas as pd
 import pytest
@@ -367,3 +368,49 @@ def test_made_up_runs_are_reproducible_and_called_made_up(tmp_path):
     assert run.metrics["patient"]["per_class"]["AFL"] == "not evaluable"
     assert run.metrics["random"]["macro_f1"] > run.metrics["patient"]["macro_f1"] + 0.2
     assert not (run.folder / "model.safetensors").exists(), "there is no network here"
+
+
+def test_the_flow_of_records_is_told(made_up):
+    "In the report, the model card and TRIPOD 20a: each record that gives no window, each rhythm that loses segments."
+    page, card = build_report(made_up).read_text(), (made_up / "model_card.md").read_text()
+    items = {number: answer for number, _, answer in tripod(ScoredRun(RunFolder.open(made_up)))}
+    for text in (page, card, items["20a"]):
+        assert "no rule says who the patients are" in text
+        for name in ("m12", "m13", "m15"):
+            assert f"No window from {name}" in text, name
+    assert "16 listed → 15 here → 1 left out on purpose → 14 annotated → 13 labelled → 12 with windows" in page
+    assert "Shorter than a window" in page and "23 of 70 segments are shorter than a window" in items["20a"]
+    assert "(AVNRT 21 of 30" in card
+
+
+def test_a_run_of_before_tells_no_flow(tmp_path):
+    run = made_up_run(tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["flow"], manifest["subject_notes"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    scored = ScoredRun(RunFolder.open(run))
+    section = next(section for section in SECTIONS if section.name == "cohort").html(scored)
+    assert "From the records" not in section and "Who the patients are" not in section
+    (run / "manifest.json").write_text(json.dumps(manifest | {"flow": {"segments": {"(N": 3}}}))
+    with pytest.raises(DataError, match="manifest.json"):
+        tripod(ScoredRun(RunFolder.open(run)))
+
+
+NASTY = ["N", "a<b>&c", 'q"u\'o,t', "mit Raum", "心房 $x$|y"]
+
+
+def test_names_of_any_letters(tmp_path, monkeypatch):
+    "In the page as text and never as tags, in the card as text, in the tables of the run unchanged."
+    monkeypatch.setattr(made_up_run_module, "LABELS", NASTY)
+    run = made_up_run(tmp_path / "run")
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["flow"]["records"]["without_window"] = {"m<12>": "kein <Rhythmus> & nichts"}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    page = Page(build_report(run).read_text())
+    assert not page.wrong and not page.open
+    text = "".join(page.text)
+    for name in [*NASTY, "m<12>", "kein <Rhythmus> & nichts"]:
+        assert name in text, name
+    card = (run / "model_card.md").read_text()
+    assert "<b>" not in card and "a&lt;b>&amp;c" in card and "$x$\\|y" in card
+    assert {*RunFolder.open(run).predictions.truth} == {*NASTY}

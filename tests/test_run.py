@@ -252,8 +252,8 @@ def test_the_manifest_has_the_names_that_readers_rely_on(finished):
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("manifest.json", "{", "not readable as JSON"),
     ("manifest.json", "[1]", "names and values"),
-    ("manifest.json", '{"cohort": [{"label": "N"}]}', "cohort is damaged"),
-    ("manifest.json", '{"cohort": 5}', "cohort is damaged"),
+    ("manifest.json", '{"cohort": [{"label": "N"}]}', r"cohort\[0\]\['windows'\] is missing"),
+    ("manifest.json", '{"cohort": 5}', "cohort: must be a list, not 5"),
     ("manifest.json", '{"protocol": {"draws": 0}}', "draws must be at least 1"),
     ("manifest.json", None, "missing"),
     ("predictions.csv", "", "not readable as a table"),

@@ -3,6 +3,8 @@ import filecmp
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,9 +16,11 @@ from scipy.signal import butter, resample_poly, sosfiltfilt
 from wfdb.processing import gqrs_detect
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.data import LEIPZIG, segments
+from pediatric_ecg.data import LEIPZIG, read_annotations, read_header, segments
 from pediatric_ecg.data.annotations import encode_annotations
+from pediatric_ecg.data.headers import all_headers
 from pediatric_ecg.sim import simulate
+from pediatric_ecg.sim.files import Writer
 from pediatric_ecg.sim.studies import OUTSIDE
 
 pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword') # wfdb itself, on pandas 3
@@ -319,9 +323,25 @@ def test_hours(shared, tmp_path):
 
 BAD = [
     dict(patients=0),
+    dict(patients=-3),
+    dict(patients=2.5),
+    dict(patients=float('nan')),
+    dict(patients=10**12),
+    dict(patients=10_000, seconds=1_000_000),
     dict(seconds=-1),
+    dict(seconds=0),
+    dict(seconds=1e-9),
+    dict(seconds=10**12),
+    dict(seconds=float('inf')),
     dict(seconds=float('nan')),
+    dict(seconds='300'),
+    dict(seed=-1),
+    dict(seed=.5),
+    dict(n_jobs=0),
     dict(hours=0),
+    dict(hours=-1),
+    dict(hours=float('nan')),
+    dict(rhythms='AVNRT'),
     dict(layout='upside down'),
     dict(rhythms=['Twist']),
     dict(rhythms=[]),
@@ -342,6 +362,11 @@ BAD_LABELS = {
     'no labels': 'record,symbol,aux_note\n',
     '(Z': 'record,symbol,aux_note\nx001,+,(Z\n',
     '%': 'record,symbol,aux_note\nx001,%,\n',
+    'is empty': '',
+    'line 3 has 2 cells': 'record,symbol,aux_note\nx001,+,(N\nx001,N\n',
+    'more than 255 bytes': 'record,symbol,aux_note\nx001,N,' + 'ä'*128 + '\n',
+    'no name of a record': 'record,symbol,aux_note\na/b,+,(N\n',
+    'is no name': 'record,symbol,aux_note\n,+,(N\n',
 }
 
 
@@ -353,6 +378,66 @@ def test_bad_labels(tmp_path, word):
         simulate(tmp_path/'db', labels=file)
     assert word in str(error.value)
     assert not (tmp_path/'db').exists()
+
+
+@pytest.mark.parametrize('table', ['evil.csv', 'evil2.csv'])
+def test_record_names_that_leave_the_folder(shared, tmp_path, table):
+    with pytest.raises(DataError, match=f'{table}: the name .*escape. leads out of the folder'):
+        simulate(tmp_path/'a'/'b'/'db', labels=shared/'cases'/'35'/table)
+    assert not list(tmp_path.iterdir())
+    assert not Path('/abs').exists()
+
+
+@pytest.mark.parametrize('name', ['..', '~root', '.x', 'a\\b', 'C:x', 'x'*300, 'a/b', 'a\x7f'])
+def test_record_names_that_no_record_has(tmp_path, name):
+    (tmp_path/'labels.csv').write_text(f'record,symbol,aux_note\n{name},+,(N\n{name},N,\n')
+    with pytest.raises(DataError, match='labels.csv: '):
+        simulate(tmp_path/'db', labels=tmp_path/'labels.csv')
+    with pytest.raises(DataError, match='db'):
+        Writer(tmp_path/'db', name, SURFACE)
+    assert [file.name for file in tmp_path.iterdir()] == ['labels.csv']
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'latin-1'])
+def test_record_names_in_every_alphabet(tmp_path, encoding):
+    names = ['mein Kind 1', 'Zoë, zweite Studie', 'x001']
+    rows = [f'"{name}",{symbol}' for name in names for symbol in ('+,(N', *['N,']*8)]
+    text = '\n'.join(['record,symbol,aux_note', *rows])
+    (tmp_path/'labels.csv').write_bytes(text.encode(encoding))
+    db = simulate(tmp_path/'db', labels=tmp_path/'labels.csv')
+    assert [record.name for record in all_headers(db)] == sorted(names)
+    assert (db/'RECORDS').read_text(encoding='utf-8').splitlines() == names
+    for name in names:
+        notes = read_annotations(db/name, LEIPZIG)
+        assert notes.symbol.tolist() == ['+', *['N']*8]
+        assert read_header(db/name).n_samples > 5*FS
+
+
+def test_bad_tables_of_subjects_beside_the_labels(tmp_path):
+    (tmp_path/'labels.csv').write_text('record,symbol,aux_note\nx001,+,(N\nx001,N,\n')
+    for content in (b'', b'a,b\n1,2\n', b'file_name,age\nx001\n', b'file_name,age\n"x001'):
+        (tmp_path/'children-subject-info.csv').write_bytes(content)
+        with pytest.raises(DataError, match='children-subject-info.csv: '):
+            simulate(tmp_path/'db', labels=tmp_path/'labels.csv')
+    clock = 'file_name,age,ecg_duration\nx001,1e999,99999999999:00:00\n'
+    (tmp_path/'children-subject-info.csv').write_text(clock)
+    db = simulate(tmp_path/'db', labels=tmp_path/'labels.csv')
+    assert read_header(db/'x001').seconds < 10
+
+
+def test_too_few_hours_for_the_labels(tmp_path):
+    rows = [f'{record},{symbol}' for record in ('x001', 'x002') for symbol in ('+,(N', *['N,']*8)]
+    (tmp_path/'labels.csv').write_text('\n'.join(['record,symbol,aux_note', *rows]))
+    with pytest.raises(DataError, match='hours asked for, for 2 records: ask for more'):
+        simulate(tmp_path/'db', labels=tmp_path/'labels.csv', hours=1e-9)
+    simulate(tmp_path/'db', labels=tmp_path/'labels.csv', hours=10**12)
+
+
+def test_a_disk_without_room(tmp_path, monkeypatch):
+    monkeypatch.setattr('shutil.disk_usage', lambda folder: SimpleNamespace(free=10**6))
+    with pytest.raises(DataError, match='0.0 GB are free: ask for less'):
+        simulate(tmp_path/'new'/'db', patients=1, seconds=60)
+    assert not list(tmp_path.iterdir())
 
 
 def test_existing_folder(tmp_path):

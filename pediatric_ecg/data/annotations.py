@@ -451,6 +451,10 @@ def encode_annotations(
     """Annotations in the MIT format, byte for byte as wfdb writes them; texts in UTF-8.
     `DataError` for what the format cannot hold.
     """
+    for code, symbol, _ in custom:
+        if not 0 < code < 50 or len(symbol.split()) != 1:
+            raise DataError(f'{symbol!r} with the code {code} is no annotation symbol; '
+                            'take a code from 1 to 49 and a symbol without blanks')
     codes = _CODES | {symbol: code for code, symbol, _ in custom}
     steps = _steps(samples)
     unknown = sorted(set(symbols) - set(codes))

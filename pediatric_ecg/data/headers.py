@@ -148,6 +148,11 @@ def _header_lines(file):
         raise DataError(f'{file}: has a line of {longest:,} letters; restore it')
     return lines, tuple(comments)
 
+def _printable(text):
+    "A text with a blank for any kind of blank, and '?' for what cannot be printed."
+    letters = [' ' if letter.isspace() else letter for letter in text]
+    return ''.join(letter if letter.isprintable() else '?' for letter in letters)
+
 def _shortened(text, most=60):
     "A text in quotes, cut off where it is long."
     return repr(text if len(text) <= most else text[:most - 1] + '…')
@@ -285,7 +290,9 @@ def _signal_line(line, where, folder):
     while len(whole) < 5 and used < len(later) and _whole_number(later[used]) is not None:
         whole.append(_whole_number(later[used]))
         used += 1
-    lead = line[words[at + 1 + used].start():].strip() if used < len(later) else ''
+    lead = ''
+    if used < len(later):
+        lead = _printable(line[words[at + 1 + used].start():].strip())
     _, zero, initial, checksum, block = whole + [None]*(5 - len(whole))
     if fmt == '8' and initial is None: # the differences start there
         initial = zero or 0
@@ -420,6 +427,16 @@ def _frame_bytes(signals):
         frames[signal.file] = (size, signal.offset)
     return frames
 
+def _is_newer_matlab(file):
+    "Whether a .mat file is of version 5 or later, whose size tells nothing of its contents."
+    if file.suffix.lower() != '.mat':
+        return False
+    try:
+        with open(file, 'rb') as stream:
+            return stream.read(6) == b'MATLAB'
+    except OSError:
+        return False
+
 def _infer_frames(parsed):
     "Frames of a record whose header leaves them out: what its shortest signal file holds."
     folder, held = parsed.file.parent, []
@@ -428,7 +445,7 @@ def _infer_frames(parsed):
         if file is None:
             raise DataError(f'{folder/name}: missing, and {parsed.file.name} does not say how long '
                             'the record is; restore this file')
-        if size:
+        if size and not _is_newer_matlab(file):
             held.append(max(0, int((file.stat().st_size - offset)/size)))
     if not held:
         raise DataError(f'{parsed.file}: gives no number of samples, and the format of its signal '
@@ -654,9 +671,8 @@ def _opened(file):
         raise DataError(f'{file}: cannot be read ({error.strerror}); restore it') from None
 
 def _edf_text(content):
-    "The text of a field, with '?' for what cannot be printed."
-    text = decode_text(content).strip('\0 ')
-    return ''.join(letter if letter.isprintable() else '?' for letter in text)
+    "The text of a field."
+    return _printable(decode_text(content).strip('\0 '))
 
 def _edf_fields(file):
     "The fields of an EDF or BDF header: those of the recording, and one dict per signal."
@@ -836,22 +852,12 @@ def read_header(
     file = _header_file(path)
     if file is None:
         raise DataError(f'{path}.hea: no such header; '
-                        'give the path of a record without its extension') from None
+                        'give the path of a record without its extension')
     stat = os.stat(file)
     parse = _parse if file.suffix.lower() == '.hea' else _parse_edf
     return parse(path, file, (stat.st_mtime_ns, stat.st_size))
 
 # %% ../../nbs/data/01_headers.ipynb #c015-5b9c2e
-def _is_newer_matlab(file):
-    "Whether a .mat file is of version 5 or later, whose size tells nothing of its contents."
-    if file.suffix.lower() != '.mat':
-        return False
-    try:
-        with open(file, 'rb') as stream:
-            return stream.read(6) == b'MATLAB'
-    except OSError:
-        return False
-
 def check_signal_file(
     header:Header, # From `read_header`
 )->tuple[str,...]: # one sentence per file that holds more than the header says
@@ -873,7 +879,8 @@ def check_signal_file(
         if held < least and not _is_newer_matlab(file):
             promised = f'{header.file.name} promises {"at least " if size is None else ""}{least:,}'
             raise DataError(f'{file}: has {held:,} bytes where {promised}; download it again')
-        if size is not None and held >= size + 1024: # some devices fill the last block
+        # Some devices fill the last block.
+        if size is not None and held >= size + 1024 and not _is_newer_matlab(file):
             longer.append(f'{name}: has {held:,} bytes, {held - size:,} more than '
                           f'{header.file.name} promises')
     return tuple(longer)
@@ -1006,10 +1013,6 @@ def _records_of_line(folder, name, above):
     listed = (below/'RECORDS').is_file()
     records = _read_list(below, (here, *above)) if listed else _records_here(below)
     return [f'{name}/{record}' for record in records]
-
-def _printable(name):
-    "A name with '?' for what is no letter."
-    return name.encode('utf-8', 'replace').decode()
 
 def _listed_and_here(folder):
     "Names in the list of a folder, None without one, and those of them that are here."

@@ -6,7 +6,6 @@
 __all__ = ['by_rate', 'Reader', 'read_signals', 'check_sums', 'wrong_sums']
 
 # %% ../../nbs/data/04_records.ipynb #records-i
-import math
 from bisect import bisect_left, bisect_right
 from pathlib import Path
 
@@ -61,10 +60,10 @@ def _calibration(header, segment, place):
                         f'{header.units[channel]!r} elsewhere in the record; correct the units')
     factor = 1. if signal.millivolts is None else signal.millivolts
     gain, baseline = float(signal.gain), float(signal.baseline)
-    largest = (2.**31 + abs(baseline))*factor
-    if not gain or not math.isfinite(gain) or not largest < abs(gain)*1e300:
+    # Beyond these the arithmetic runs over.
+    if not 1e-200 < abs(gain) < 1e200 or not abs(baseline) < 1e100:
         raise DataError(f'{segment.file}: lead {lead} has gain {gain:g} and baseline {baseline:g}, '
-                        'which make numbers without end; correct them')
+                        'which no converter has; correct them')
     return gain, baseline, factor
 
 # %% ../../nbs/data/04_records.ipynb #rec-part-code
@@ -245,7 +244,7 @@ def read_signals(
     if leads is not None:
         wanted = [_channel(header, lead) for lead in leads]
     present = sorted({channel for channel in wanted if channel is not None})
-    read = {}
+    read:dict[int, np.ndarray] = {}
     for channels in by_rate(header, present).values():
         values = _at_header_rate(Reader(path, channels), int(start), stop)
         read.update(zip(channels, values.T, strict=True))
@@ -285,7 +284,8 @@ def wrong_sums(
     path:str|Path, # Record: path without extension
 )->list[tuple[str,str,bool]]: # (lead, sentence, whether it is certain)
     """Leads whose samples are not those that the header states, in all segments.
-    A checksum is certain; a first value, looked at where no checksum is stated, is a hint.
+    A checksum is certain where the length is written too; a first value, looked at where no checksum
+    is stated, is a hint.
     """
     header = read_header(path)
     if header.kind != 'wfdb':
@@ -293,7 +293,7 @@ def wrong_sums(
     if len(header.segments) == 1:
         return _wrong_sums(header, check_sums(path))
     found = []
-    for file in dict.fromkeys(segment.file for segment in header.segments if segment.signals):
+    for file in dict.fromkeys(segment.file for segment in header.segments if segment.file):
         for lead, text, certain in wrong_sums(file.with_suffix('')):
             found.append((lead, f'{file.stem}: {text}', certain))
     return found
@@ -301,6 +301,9 @@ def wrong_sums(
 def _wrong_sums(header, found):
     "Where what was found in the files disagrees with a header of one segment."
     wrong = []
+    signals = header.segments[0].signals if header.segments else ()
+    # Without a written length nobody knows which samples were added up.
+    certain = header.sliceable or any(signal.fmt == '8' for signal in signals)
     stated = zip(header.leads, header.initial, header.checksums, found, strict=True)
     for channel, (lead, initial, checksum, (first, total)) in enumerate(stated):
         if total is None:
@@ -308,7 +311,7 @@ def _wrong_sums(header, found):
         if checksum:
             if (checksum - total) % (1 << 16):
                 text = f'its samples add up to {total} (16 bits), and the header says {checksum}'
-                wrong.append((lead, text, True))
+                wrong.append((lead, text, certain))
         elif initial and initial != first and first not in _missing_values(header, channel):
             wrong.append((lead, f'it begins with {first}, and the header says {initial}', False))
     return wrong

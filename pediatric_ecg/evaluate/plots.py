@@ -157,7 +157,7 @@ def confusion_map(
         is_dark = .299*red + .587*green + .114*blue < .55
         ax.text(column, row, text, ha='center', va='center', fontsize=fontsize, linespacing=1.3,
                 color='white' if is_dark else '#222')
-    ax.set_xticks(range(size), labels, rotation=45 if size > 6 else 0)
+    ax.set_xticks(range(size), labels, rotation=45 if size > 6 or max(map(len, labels)) > 7 else 0)
     ax.set_yticks(range(size), labels)
     ax.set(xlabel="the network's answer", ylabel='the truth')
     return fig

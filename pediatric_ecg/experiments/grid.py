@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ..core import DataError, write_json
+from ..core import DataError, check_keys, read_json, write_json
 from ..evaluate.scores import FIGURES, compare, scores, summarise
 from .cells import run_fold
 from .recipes import RECIPES, Recipe, configure
 from .run import QUICK, make_folds, scored_labels
-from .run_folder import read_predictions, write_csv
+from .run_folder import read_history, read_predictions, write_csv
 from ..splits.audit import audit
 from ..splits.folds import folds_hash
 from ..splits.split import transfer_folds
@@ -153,7 +153,8 @@ def _claim(out, identity):
     file = out/'grid.json'
     identity = json.loads(json.dumps(identity, default=str))
     if file.exists():
-        old = json.loads(file.read_text(encoding='utf-8'))
+        remedy = 'choose another --out, or remove the folder'
+        old = check_keys({'folds': dict[str, str]}, read_json(file, dict, remedy), str(file), remedy, needed=['folds'])
         names = [name for name in {**old, **identity} if name != 'folds']
         other = [name for name in names if old.get(name) != identity.get(name)]
         if any(old['folds'].get(name, fold) != fold for name, fold in identity['folds'].items()):
@@ -190,7 +191,7 @@ def _training_figures(out, setting, split):
     files = sorted((Path(out)/folder_name(setting)).glob(f'{split}-*.history.csv'))
     if not files:
         return {}
-    histories = [pd.read_csv(file) for file in files]
+    histories = [read_history(file) for file in files]
     chosen = pd.concat([history[history.epoch == history.best] for history in histories])
     figures = {'train_seconds': np.mean([history.seconds.sum() for history in histories])}
     for name in GEOMETRY:

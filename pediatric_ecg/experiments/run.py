@@ -28,7 +28,7 @@ from ..evaluate.scores import FIGURES, summarise
 from .cells import run_fold, temperature
 from pediatric_ecg.experiments.run_folder import (
     SPLITS, CohortRow, DatabaseNames, Manifest, Protocol, RunFolder, WindowCounts, example_windows,
-    unfinished_run)
+    read_history, unfinished_run)
 from ..splits.audit import audit
 from ..splits.folds import folds_hash, save_folds
 from ..splits.split import evaluable, patient_folds, random_folds
@@ -262,7 +262,7 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress):
 
 def _history(folder, final):
     "The epochs of every training: those of the folds, and those of the network that is kept."
-    histories = [pd.read_csv(file) for file in sorted(folder.glob('*.history.csv'))]
+    histories = [read_history(file) for file in sorted(folder.glob('*.history.csv'))]
     histories.append(final.history.assign(split='final', fold='final', best=final.best_epoch))
     return pd.concat(histories)
 

@@ -4,23 +4,29 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SETTINGS', 'OF_UNFINISHED_RUNS', 'WITHOUT_WORK', 'LIMITS_OF_PROTOCOL', 'TEXT_COLUMNS', 'unfinished_run',
-           'Protocol', 'CohortRow', 'DatabaseNames', 'WindowCounts', 'Manifest', 'read_predictions', 'write_csv',
-           'RunFolder', 'pick_examples', 'example_windows']
+           'Protocol', 'CohortRow', 'DatabaseNames', 'WindowCounts', 'Manifest', 'read_arrays', 'read_predictions',
+           'read_history', 'write_csv', 'RunFolder', 'pick_examples', 'example_windows']
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #c003-b3ba3e
+import io
 import json
+import math
 import shutil
 import zipfile
+import zlib
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pydantic import confloat
 
-from ..core import DataError, replacing, write_json, write_text
+from pediatric_ecg.core import (
+    DataError, check_keys, check_last_line, file_size, read_json, replacing, typed, write_json, write_text,
+)
 from ..surroundings import locked, output_folder
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #c006-fcb1a2
@@ -73,20 +79,11 @@ def _claim(work, settings):
     work.mkdir(parents=True, exist_ok=True)
     write_text(work/SETTINGS, text)
 
+_REMEDY = 'remove the folder and repeat the run'
+
 def _read_json(file)->dict:
     "Names and values of a JSON file, {} where there is none. Raises DataError where it is damaged."
-    if not file.exists():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding='utf-8'))
-    except json.JSONDecodeError as error:
-        where = f'line {error.lineno}'
-        raise DataError(f'{file}: not readable as JSON ({where}); remove the folder and repeat the run') from None
-    except UnicodeDecodeError:
-        raise DataError(f'{file}: not readable as text; remove the folder and repeat the run') from None
-    if not isinstance(content, dict):
-        raise DataError(f'{file}: not readable as JSON with names and values; remove the folder and repeat the run')
-    return content
+    return read_json(file, dict, _REMEDY) if file.exists() else {}
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #m01-protocol
 @dataclass(frozen=True)
@@ -144,18 +141,18 @@ class WindowCounts:
 class Manifest:
     "What made a run: its data, its protocol, its code. `manifest.json` holds the same names."
     preprocess: dict = field(default_factory=dict) # As `Preprocess`
-    modalities: dict = field(default_factory=dict) # Modality → names of its leads
+    modalities: dict[str, list[str]] = field(default_factory=dict) # Modality → names of its leads
     title: str = '' # Of the store
     simulated: bool = False # No signal is a recording
     quick: bool = False # The smallest setting that passes through every stage; no result
-    notes: list = field(default_factory=list) # What a reader must know of the database
+    notes: list[str] = field(default_factory=list) # What a reader must know of the database
     versions: dict = field(default_factory=dict) # Package → version
     git: str = '' # Revision of the code
     database: DatabaseNames = field(default_factory=DatabaseNames) # Where the records come from
     protocol: Protocol|None = None # How the network was judged; None: not recorded
     audit: str = '' # What was checked for leaks
     corrections: list|None = None # What in the loss counters unequal class counts; None: not recorded
-    seeds: list = field(default_factory=list) # One per repeat
+    seeds: list[int] = field(default_factory=list) # One per repeat
     folds_hash: str = '' # Fingerprint of the splits
     store: str = '' # Folder of the windows
     elapsed_s: float = 0. # Time of the run, s
@@ -172,16 +169,12 @@ class Manifest:
         file='manifest', # Where it stood, for the message
     )->'Manifest':
         "The manifest that a dict describes. Raises DataError where a part of it is damaged."
-        content = dict(content)
-        parts = {'database': DatabaseNames, 'protocol': Protocol, 'windows': WindowCounts}
-        for name, kind in parts.items():
-            if content.get(name) is not None:
-                content[name] = _value(kind, content[name], f'{file}: {name}')
-        cohort = content.get('cohort') or []
-        if not isinstance(cohort, list):
-            raise DataError(f'{file}: cohort is damaged (not a list); remove the folder and repeat the run')
-        content['cohort'] = [_value(CohortRow, row, f'{file}: cohort') for row in cohort]
-        return _value(cls, content, f'{file}:')
+        content = _without_null(typed(dict, content, str(file), _REMEDY))
+        for name in ('database', 'protocol', 'windows'):
+            content[name] = _without_null(content.get(name, {}))
+        if not content['protocol']:
+            del content['protocol']
+        return typed(cls, content, str(file), _REMEDY)
 
     def to_dict(self)->dict: # What JSON can hold
         "Names and values, in the order of the file."
@@ -190,13 +183,70 @@ class Manifest:
             del content['folder']
         return content
 
-def _value(kind, content, where):
-    "A dataclass from the names and values that JSON holds; what is absent or null takes its default."
+def _without_null(content):
+    "Names and values without those that are null, which stand for the default."
+    if not isinstance(content, dict):
+        return content
+    return {name: value for name, value in content.items() if value is not None}
+
+# %% ../../nbs/experiments/00_run_folder.ipynb #m07-kinds
+_figure = float|None
+_OF_METRICS = { # of each split
+    'top1': _figure, 'macro_precision': _figure, 'macro_recall': _figure, 'macro_f1': _figure, 'macro_f2': _figure,
+    'macro_auroc': _figure, 'macro_auprc': _figure,
+    'ci95': dict[str, tuple[_figure, _figure]|None]|None,
+    'per_class': dict[str, dict[str, _figure]|str],
+    'gross': dict[str, _figure]|None, 'average': dict[str, _figure]|None,
+    'n_classes': int, 'n_windows': int, 'n_predictions': int, 'n_patients': int,
+    'classes': list[str], 'not_evaluable': list[str],
+}
+_OF_CONFIG = {
+    'model': dict, 'train': dict, 'preprocess': dict, 'database': dict,
+    'modalities': dict[str, list[str]], 'classes': list[str],
+    'seconds': confloat(gt=0, le=86_400, allow_inf_nan=False), 'fs': confloat(gt=0, le=1e6, allow_inf_nan=False),
+    'temperature': confloat(gt=0, allow_inf_nan=False),
+}
+_OF_DATABASE = {'fs': _figure, 'markers': dict[str, str], 'groupings': dict[str, dict[str, str]]}
+_OF_SIMILARITY = {
+    'classes': list[str], 'S': list[list[_figure]], 'psi': list[list[_figure]], 'phi': list[_figure],
+    'target': _figure, 'seen': list[bool]|None, 'source': str,
+}
+
+# %% ../../nbs/experiments/00_run_folder.ipynb #m07-arrays
+def read_arrays(
+    file:str|Path, # Archive written by `np.savez`
+    remedy:str, # What the user can do
+    most:int=1 << 28, # Bytes of all arrays together
+)->dict: # name → array
+    "The arrays of an archive. Raises DataError for a damaged one, or one that would need much memory."
+    file_size(file, remedy)
+    arrays = {}
     try:
-        names = [known.name for known in fields(kind) if content.get(known.name) is not None]
-        return kind(**{name: content[name] for name in names})
-    except (AttributeError, TypeError, DataError) as error:
-        raise DataError(f'{where} is damaged ({error}); remove the folder and repeat the run') from None
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > most:
+                raise DataError(f'{file}: its arrays have more than {most:,} bytes; {remedy}')
+            for entry in entries:
+                with archive.open(entry) as stream:
+                    content = stream.read(entry.file_size)
+                arrays[entry.filename.removesuffix('.npy')] = _array(content)
+    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError, zlib.error,
+            zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = ' '.join(str(error).split())[:100]
+        raise DataError(f'{file}: not readable as arrays ({reason}); {remedy}') from None
+    return arrays
+
+def _array(content):
+    "The array in the bytes of an .npy file, whose first line must fit their number. ValueError where it does not."
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject or dtype.itemsize*math.prod(shape) != len(content) - stream.tell():
+        raise ValueError('the size of an array is not what its first line says')
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #m05-csv
 TEXT_COLUMNS = ('record', 'subject', 'truth', 'prediction', 'fold', 'condition')
@@ -206,7 +256,25 @@ def read_predictions(
 )->pd.DataFrame: # One row per test window and split
     "Predictions with names as text: subject '0010' is not 10, and rhythm 'NA' is not a missing value."
     text = dict.fromkeys(TEXT_COLUMNS, str)
-    return _read_csv(file, dtype=text, keep_default_na=False, na_values=[''])
+    table = _read_csv(file, dtype=text, keep_default_na=False, na_values=[''])
+    for column in ('split', 'subject', 'truth', 'prediction'):
+        if column not in table:
+            raise DataError(f'{file}: has no column {column!r}; {_REMEDY}')
+        if table[column].isna().any():
+            raise DataError(f'{file}: a row has no {column}; {_REMEDY}')
+    wanted = [column for column in table if column.startswith('p_') or column == 'temperature']
+    _check_numbers(table, [*wanted, 'window', 'start', 'end', 'repeat', 'seed'], file)
+    return table
+
+def read_history(
+    file:str|Path, # `history.csv` of a run, or the file of one fold
+)->pd.DataFrame: # One row per epoch
+    "How trainings went."
+    table = _read_csv(file, dtype={'split': str, 'fold': str})
+    if 'epoch' not in table:
+        raise DataError(f"{file}: has no column 'epoch'; {_REMEDY}")
+    _check_numbers(table, [column for column in table if column not in ('split', 'fold')], file)
+    return table
 
 def write_csv(
     file:str|Path, # To write
@@ -218,11 +286,18 @@ def write_csv(
 
 def _read_csv(file, **options):
     "A table. Raises DataError where the file is damaged."
+    check_last_line(file, _REMEDY)
     try:
-        return pd.read_csv(file, **options)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = ' '.join(str(error).split())
-        raise DataError(f'{file}: not readable as a table ({reason}); remove the folder and repeat the run') from None
+        return pd.read_csv(file, low_memory=False, **options)
+    except (OSError, ValueError, OverflowError) as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise DataError(f'{file}: not readable as a table ({reason}); {_REMEDY}') from None
+
+def _check_numbers(table, columns, file):
+    "Raises DataError for a column of which a cell is no number."
+    for column in columns:
+        if column in table and len(table) and table[column].dtype.kind not in 'iufb':
+            raise DataError(f'{file}: the column {column!r} holds a cell that is no number; {_REMEDY}')
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #m06-run-folder
 class RunFolder:
@@ -266,7 +341,13 @@ class RunFolder:
     @cached_property
     def metrics(self)->dict: # 'random', 'patient' → figures
         "The figures of each split."
-        return _read_json(self._needed('metrics.json'))
+        file = self._needed('metrics.json')
+        metrics = _read_json(file)
+        for split, figures in metrics.items():
+            scored = isinstance(figures, dict) and figures.get('top1') is not None
+            needed = ('macro_precision', 'macro_recall', 'macro_f1', 'macro_f2', 'per_class') if scored else ()
+            check_keys(_OF_METRICS, figures, f'{file}: {split}', _REMEDY, needed)
+        return metrics
 
     @cached_property
     def manifest(self)->Manifest:
@@ -278,39 +359,41 @@ class RunFolder:
     def predictions(self)->pd.DataFrame: # one row per test window and split
         "The predictions of all splits, rhythms and names as text."
         file = self._needed('predictions.csv')
-        table = read_predictions(file)
-        for column in ('split', 'subject', 'truth', 'prediction'):
-            if column not in table:
-                raise DataError(f'{file}: has no column {column!r}; remove the folder and repeat the run')
-        return table
+        return read_predictions(file)
 
     @cached_property
     def config(self)->dict: # {} where absent
         "The network's configuration, and classes, leads, preprocessing, temperature and database."
-        return _read_json(self.folder/'config.json')
+        file = self.folder/'config.json'
+        config = check_keys(_OF_CONFIG, _read_json(file), str(file), _REMEDY)
+        check_keys(_OF_DATABASE, config.get('database', {}), f'{file}: database', _REMEDY)
+        return config
 
     @cached_property
     def similarity(self)->dict: # {} where absent
         "How alike the classes are to the loss."
-        return _read_json(self.folder/'similarity.json')
+        file = self.folder/'similarity.json'
+        similarity = _read_json(file)
+        needed = ('classes', 'S') if similarity else ()
+        check_keys(_OF_SIMILARITY, similarity, str(file), _REMEDY, needed)
+        count = len(similarity.get('classes', ()))
+        for name in ('S', 'psi'):
+            rows = similarity.get(name)
+            if rows is not None and [len(row) for row in rows] != [count]*count:
+                raise DataError(f'{file}: {name} has not one row and one column for each class; {_REMEDY}')
+        return similarity
 
     @cached_property
     def history(self)->pd.DataFrame|None: # one row per epoch of every training; None where absent
         "How the trainings went."
         file = self.folder/'history.csv'
-        return _read_csv(file) if file.exists() else None
+        return read_history(file) if file.exists() else None
 
     @cached_property
     def examples(self)->dict: # name → array; {} where absent
         "Windows to show, as `example_windows` gives them."
         file = self.folder/'examples.npz'
-        if not file.exists():
-            return {}
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-            raise DataError(f'{file}: not readable as arrays; repeat the run, or remove this file') from None
+        return read_arrays(file, 'repeat the run, or remove this file') if file.exists() else {}
 
     @property
     def classes(self)->list: # labels in the order of the grouping

@@ -13,16 +13,39 @@ from pathlib import Path
 from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn, Tensor
 from jaxtyping import Bool, Float
-from ..core import PediatricECGError, replacing
+from pydantic import confloat, conint, conlist
+from ..core import DataError, PediatricECGError, file_size, read_json, replacing, typed
 from .encoders import Encoder, LeadScale, multiply_adds
 from .fusion import FUSIONS, mean_weights
 from .periodicity import Periodicity
 from .transformer import POSITIONS, Pool, Transformer
+from ..surroundings import undisturbed
 
 # %% ../../nbs/nn/04_rhythmnet.ipynb #s92e89b01
+# Kind and bounds of every size and switch; what a name may be stands in the registries
+_SIZES = {
+    'modalities': dict[str, conlist(str, min_length=1)|conint(ge=1, le=1000)],
+    'n_classes': conint(ge=1, le=10_000),
+    'fs': confloat(gt=0, le=1e6, allow_inf_nan=False),
+    'seconds': confloat(gt=0, le=1e6, allow_inf_nan=False),
+    'widths': tuple[conint(ge=1, le=4096), ...],
+    'stem_kernel': conint(ge=1, le=100_000),
+    'stem_stride': conint(ge=1, le=100_000),
+    'kernel': conint(ge=1, le=1001),
+    'heads': conint(ge=1, le=256),
+    'depth': conint(ge=0, le=100),
+    'ff': conint(ge=1, le=256),
+    'dropout': confloat(ge=0, lt=1, allow_inf_nan=False),
+    'embedding': conint(ge=1, le=65_536),
+    'cross_attention': bool,
+    'periodicity': bool,
+}
+for _name in ('normalise', 'norm', 'fusion', 'positions', 'pooling'):
+    _SIZES[_name] = str
+
 @dataclass
 class RhythmNetConfig:
     """Everything that shapes a RhythmNet.
@@ -54,8 +77,11 @@ class RhythmNetConfig:
     def __post_init__(self):
         if not self.modalities:
             raise PediatricECGError('modalities is empty: name at least one, such as {"ecg": 12}')
-        if self.n_classes < 1:
-            raise PediatricECGError(f'n_classes must be at least 1, not {self.n_classes}')
+        for name, kind in _SIZES.items():
+            typed(kind, getattr(self, name), f'RhythmNet: {name}', 'correct it')
+        for name in self.modalities:
+            if not name or '.' in name or hasattr(nn.ModuleDict, name):
+                raise PediatricECGError(f'modalities: {name!r} cannot name a part of a network; choose another name')
         for name, choices in (('fusion', FUSIONS), ('positions', POSITIONS)):
             chosen = getattr(self, name)
             if chosen not in choices:
@@ -65,9 +91,27 @@ class RhythmNetConfig:
         self.modalities = {name: leads if isinstance(leads, int) else list(leads)
                            for name, leads in self.modalities.items()}
         self.widths = tuple(self.widths)
+        if not 1 <= len(self.widths) <= 20:
+            raise PediatricECGError(f'widths must have 1 to 20 numbers, not {len(self.widths)}')
         if self.widths[-1] % (2*self.heads):
             raise PediatricECGError(f'the token width {self.widths[-1]} must be a multiple of twice '
                                     f'heads={self.heads}')
+        self._check_cost()
+
+    def _check_cost(self):
+        "Raises PediatricECGError for a network that would need gigabytes, before memory is taken."
+        tokens = self.seconds/self.token_seconds
+        if tokens > 10_000:
+            raise PediatricECGError(f'seconds={self.seconds:g} at fs={self.fs:g} are {tokens:,.0f} tokens; at most '
+                                    '10,000 fit: choose shorter windows or a larger stem_stride')
+        dim, leads = self.widths[-1], sum(self.leads.values())
+        num_weights = self.depth*dim**2*(4 + 2*self.ff) + leads*self.stem_kernel*self.widths[0]
+        for narrow, wide in zip(self.widths, self.widths[1:] + (dim,)):
+            num_weights += len(self.leads)*2*self.kernel*narrow*wide
+        num_weights += dim*(self.n_classes*len(self.leads) + self.embedding)
+        if num_weights > 200_000_000 or leads > 1000:
+            raise PediatricECGError(f'this RhythmNet has {leads:,} leads and about {num_weights:,} weights; at most '
+                                    '1,000 and 200,000,000 are allowed: choose smaller widths, depth or ff')
 
     @property
     def leads(self)->dict[str, int]: # modality to number of leads
@@ -318,29 +362,32 @@ class RhythmNet(nn.Module):
         text = json.dumps({'model': self.config.to_dict()} | extra, indent=1)
         with replacing(folder/'model.safetensors') as aside:
             state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-            save_file(state, aside)
+            aside.write_bytes(save(state)) # by the mode that files of this user have
         with replacing(folder/'config.json') as aside:
             aside.write_text(text, encoding='utf-8')
 
     @classmethod
+    @undisturbed()
     def load(cls,
         folder:str|Path, # as written by save
     )->'RhythmNet': # in evaluation mode, on the CPU
-        "Read a saved network; PediatricECGError names the file that is missing, foreign or damaged."
+        "Read a saved network; DataError names the file that is missing, foreign or damaged."
         config, weights = Path(folder)/'config.json', Path(folder)/'model.safetensors'
         hint = 'name a run folder, as `pediatric-ecg run` or `train` writes it'
         for file in (config, weights):
-            if not file.is_file():
-                raise PediatricECGError(f'{file} is missing: {hint}')
+            if not file.exists():
+                raise DataError(f'{file} is missing: {hint}')
+            file_size(file, hint)
         try:
-            settings = json.loads(config.read_text(encoding='utf-8'))['model']
+            settings = typed(dict, read_json(config, dict, hint).get('model'), 'model', hint)
             model = cls(RhythmNetConfig.from_dict(settings))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise PediatricECGError(f'{config} does not describe a RhythmNet ({error}): {hint}') from None
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = ' '.join(str(error).removesuffix(f'; {hint}').split())[:300]
+            raise DataError(f'{config} does not describe a RhythmNet ({reason}): {hint}') from None
         try:
             model.load_state_dict(load_file(weights))
-        except (SafetensorError, RuntimeError) as error:
+        except (SafetensorError, RuntimeError, OSError, ValueError) as error:
             reason = ' '.join(str(error).split())[:150]
-            raise PediatricECGError(f'{weights} does not fit {config} ({reason}): '
-                                    'copy both files from the same run') from None
+            raise DataError(f'{weights} does not fit {config} ({reason}): '
+                            'copy both files from the same run') from None
         return model.eval()

@@ -23,7 +23,7 @@ from ..experiments.run_folder import SPLITS, RunFolder
 from .render import DASH, Picture, counted, minus, percent, render, stylesheet
 from .scored import ScoredRun
 from .text import (
-    cohort_text, limits, made_how, results_summary, rhythm_name, title)
+    cohort_text, flow_of_run, limits, made_how, results_summary, rhythm_name, title)
 from .tripod import tripod
 from .trust import calibration, geometry_section, has_geometry, trust_section
 from ..surroundings import locked, undisturbed
@@ -243,7 +243,7 @@ def training_section(
 def cohort_section(
     scored:ScoredRun, # A run
 )->dict: # Names of the template
-    "How many windows and patients each rhythm has."
+    "How many windows and patients each rhythm has, and what became of the records."
     run = scored.run
     total = sum(row.windows for row in run.manifest.cohort) or 1
     rows = []
@@ -251,7 +251,8 @@ def cohort_section(
         name = rhythm_name(row.label, run.config, run.manifest.windows.grouping)
         rows.append({'label': row.label, 'name': name, 'windows': row.windows,
                      'patients': row.patients, 'share': row.windows/total})
-    return {'cohort_text': cohort_text(run), 'cohort': rows}
+    return {'cohort_text': cohort_text(run), 'cohort': rows,
+            'flow': flow_of_run(run), 'subject_notes': run.manifest.subject_notes}
 
 def made_section(
     scored:ScoredRun, # A run

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'LEIPZIG_LABELS', 'rhythm_name', 'results_summary', 'text_table', 'filters', 'made_how', 'limits', 'title',
-           'cohort_text']
+           'cohort_text', 'flow_of_run']
 
 # %% ../../nbs/report/02_text.ipynb #c003-fee331
 from ..evaluate.plots import MODALITIES, NAMES
@@ -12,6 +12,7 @@ from ..evaluate.scores import METRICS
 from ..experiments.run_folder import SPLITS, RunFolder
 from .render import DASH, counted, in_words, percent
 from .scored import ScoredRun, SplitFigures
+from ..windows.flow import Flow
 
 # %% ../../nbs/report/02_text.ipynb #c010-1ea976
 def rhythm_name(
@@ -217,6 +218,7 @@ LIMITS = {
     'database':
         '{patients} from one database. Nothing is known about other laboratories, '
         'recording systems, catheters or populations.',
+    'who': 'Who the patients are: {note}.',
     'rhythms':
         'Not evaluable, because too few patients have them: {rhythms}. '
         'Nothing is known of how the network does on them.',
@@ -242,6 +244,7 @@ def limits(
         sentences.append(LIMITS['quick'])
     patients = counted(run.predictions.subject.nunique(), 'patient')
     sentences.append(LIMITS['database'].format(patients=patients))
+    sentences += [LIMITS['who'].format(note=note.rstrip('.')) for note in manifest.subject_notes]
     unscored = []
     for name, metrics in run.metrics.items():
         unscored += SplitFigures(name, metrics).not_evaluable
@@ -274,3 +277,9 @@ def cohort_text(
     length = f' of {windows.seconds:g} s' if windows.seconds else ''
     return (f'{who}, {counted(count, "window")}{length}. '
             'A patient may have several rhythms, so the patients of the rows add up to more.')
+
+def flow_of_run(
+    run:RunFolder, # A run
+)->Flow|None: # None for a run that recorded none
+    "What became of the records. Raises DataError where the manifest is damaged."
+    return Flow.from_dict(run.manifest.flow, str(run.folder/'manifest.json'))

@@ -11,7 +11,7 @@ from importlib import resources
 
 from .render import counted, in_words, percent
 from .scored import ScoredRun
-from .text import cohort_text, made_how, results_summary, title
+from .text import cohort_text, flow_of_run, made_how, results_summary, title
 
 # %% ../../nbs/report/04_tripod.ipynb #read
 def tripod_words()->dict: # 'phrases': name → text; 'items': number, topic, answer
@@ -85,7 +85,7 @@ def _values_of_results(scored, phrases):
         'first_sentence': sentences[0],
         'last_sentence': sentences[-1],
         'windows_per_rhythm': '; '.join(rhythms) or phrases['unknown'],
-        'left_out': '', 'numbers': phrases['unknown'],
+        'flow': _flow(scored.run), 'left_out': '', 'numbers': phrases['unknown'],
         'performance': phrases['no_split'], 'patients_apart': phrases['unknown']}
     if split is None:
         return values
@@ -115,3 +115,10 @@ def tripod(
     for item in words['items']:
         rows.append((item['number'], item['topic'], item['answer'].format(**values)))
     return rows
+
+def _flow(run):
+    "What became of the records and their segments, and who is counted as a patient; '' where not recorded."
+    flow = flow_of_run(run)
+    notes = [f'Who the patients are: {note.rstrip(".")}.' for note in run.manifest.subject_notes]
+    sentences = [*(flow.sentences() if flow else []), *notes]
+    return ''.join(' ' + sentence for sentence in sentences)

@@ -7,6 +7,7 @@ __all__ = ['STRIP', 'simulate', 'draw_strip']
 
 # %% ../../nbs/sim/06_simulator.ipynb #c003-b69411
 import shutil
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,7 +109,8 @@ def _record(folder, job, signals):
             recorder.write_until(last - 1.5)
         if last > seconds + 2:
             break
-    samples = samples or int((last + .7)*FS)
+    if samples is None:
+        samples = int((last + .7)*FS)
     recorder.samples = samples
     if signals:
         recorder.write_until(np.inf)
@@ -140,20 +142,32 @@ def _caps(
         left -= caps[record]
     return caps
 
-def _check(out, patients, seconds, seed, hours, layout, rhythms):
+# Records and seconds that can be asked for: ten thousand patients, eleven days of each
+_MOST_PATIENTS, _MOST_SECONDS = 10_000, 1_000_000
+
+def _is_whole(value, least, most):
+    "Whether a value is a whole number in a range."
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most
+
+def _check(out, patients, seconds, seed, hours, layout, rhythms, n_jobs=1):
     "Refuse before anything is written."
-    if patients < 1:
-        raise DataError(f'{out}: {patients} patients asked for: ask for one or more')
-    if seed < 0:
-        raise DataError(f'{out}: seed {seed}: choose 0 or more')
-    if not 0 < seconds < np.inf:
-        raise DataError(f'{out}: {seconds} seconds asked for: ask for more than 0')
-    if hours is not None and not hours > 0:
+    if not _is_whole(patients, 1, _MOST_PATIENTS):
+        raise DataError(f'{out}: {patients} patients asked for: ask for 1 to {_MOST_PATIENTS:,}')
+    if not _is_whole(seed, 0, 2**64):
+        raise DataError(f'{out}: seed {seed}: choose a whole number, 0 or more')
+    if not isinstance(seconds, Real) or not 1/FS <= seconds <= _MOST_SECONDS:
+        raise DataError(f'{out}: {seconds} seconds asked for: ask for more than 0, '
+                        f'at most {_MOST_SECONDS:,}')
+    if hours is not None and not (isinstance(hours, Real) and hours > 0):
         raise DataError(f'{out}: {hours} hours asked for: ask for more than 0')
+    if not _is_whole(n_jobs, -1024, 1024) or n_jobs == 0:
+        raise DataError(f'{out}: {n_jobs} records in parallel: ask for 1 or more')
     if layout is not None and layout not in LAYOUTS:
         raise DataError(f'{out}: unknown layout {layout!r}: choose one of {", ".join(LAYOUTS)}')
     if rhythms is not None:
         choice = f'choose among {" ".join(RHYTHMS)}'
+        if isinstance(rhythms, str):
+            raise DataError(f'{out}: the rhythms are {rhythms!r}, no list of rhythms: {choice}')
         for rhythm in rhythms:
             if rhythm not in RHYTHMS:
                 raise DataError(f'{out}: unknown rhythm {rhythm!r}: {choice}')
@@ -164,9 +178,17 @@ def _check(out, patients, seconds, seed, hours, layout, rhythms):
     if not out.name:
         raise DataError(f'{out}: no name for the folder to make: choose another folder')
 
+def _require_space(out, seconds, channels):
+    "`DataError` if the disk has less than the signals take: three bytes per sample."
+    above = next(folder for folder in out.absolute().parents if folder.is_dir())
+    needed, free = 3*FS*seconds*channels, shutil.disk_usage(above).free
+    if needed*1.01 > free:
+        raise DataError(f'{out}: {needed/1e9:,.1f} GB are asked for, {free/1e9:,.1f} GB are free: '
+                        'ask for less, or choose another disk')
+
 # %% ../../nbs/sim/06_simulator.ipynb #c010-bdf255
 def _plan(patients, seconds, seed, labels, hours, layout, rhythms):
-    "One job per record."
+    "One job per record, and the seconds of all."
     root = np.random.SeedSequence(seed)
     rng = np.random.default_rng(root.spawn(1)[0])
     if labels is None:
@@ -186,9 +208,10 @@ def _plan(patients, seconds, seed, labels, hours, layout, rhythms):
         people.append(patient)
         lengths.append(length)
     if labels is None:
-        lengths = [seconds]*len(people)
+        lengths = caps = [seconds]*len(people)
     else:
-        lengths = _cut(lengths, hours)
+        caps = _caps(lengths, hours or np.inf)
+        lengths = _cut(lengths, caps)
     channels = []
     for patient in people:
         name = layout or LAYOUT_OF.get(patient.record, 'standard')
@@ -197,11 +220,12 @@ def _plan(patients, seconds, seed, labels, hours, layout, rhythms):
     jobs = []
     for patient, *rest in zip(people, scripts, lengths, seeds, channels):
         jobs.append(_Job(patient, *rest, 'ABL12' if patient.record == flat else ''))
-    return jobs
+    return jobs, sum(caps)
 
-def _cut(lengths, hours):
-    "Lengths of replays, s, cut so that they keep to the limit; infinite: the whole script."
-    caps = _caps(lengths, hours or np.inf)
+def _cut(lengths, caps):
+    "Lengths of replays, s, cut to their limits; infinite: the whole script."
+    if any(cap < length and cap*FS < 1 for cap, length in zip(caps, lengths)):
+        raise DataError(f'{sum(caps)/3600:.3g} hours asked for, for {len(lengths)} records: ask for more')
     return [cap if cap < length else np.inf for cap, length in zip(caps, lengths)]
 
 def _flat_catheter(people, channels):
@@ -233,9 +257,13 @@ def simulate(
 
     Raises `DataError`, in one line, on what cannot be made; then nothing is left behind."""
     out = Path(out)
-    _check(out, patients, seconds, seed, hours, layout, rhythms)
+    _check(out, patients, seconds, seed, hours, layout, rhythms, n_jobs)
+    if signals and labels is None:
+        _require_space(out, patients*seconds, len(SURFACE) + 2)
     rhythms = RHYTHMS if rhythms is None else tuple(rhythms)
-    jobs = _plan(patients, seconds, seed, labels, hours, layout, rhythms)
+    jobs, total = _plan(patients, seconds, seed, labels, hours, layout, rhythms)
+    if signals:
+        _require_space(out, total, len(SURFACE) + 2)
     try:
         with replacing(out) as aside:
             shutil.rmtree(aside, ignore_errors=True) # what an interrupted run has left

@@ -12,12 +12,12 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from ..core import DataError
+from ..core import DataError, read_table
+from ..data.annotations import read_label_rows
 from ..data.subjects import number, parse_clock
 from .events import LOCATIONS, Patient, draw_patient
-from .files import CODES
+from .files import CODES, check_record_name
 from .rhythms import DEFAULT, play
 
 # %% ../../nbs/sim/05_studies.ipynb #c006-7fcb45
@@ -209,18 +209,9 @@ def read_labels(
     path, # A file with the columns record, symbol, aux_note
 )->dict[str, list]: # Record → list of (symbol, aux)
     "Label sequences to replay, checked; `DataError` names what is wrong."
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f'{path}: not a readable table of labels ({error}): '
-            'give a CSV with record, symbol, aux_note'
-        ) from error
-    missing = {'record', 'symbol', 'aux_note'} - set(table)
-    if missing:
-        raise DataError(f'{path}: column {min(missing)} is missing: give record, symbol, aux_note')
-    if table.empty:
-        raise DataError(f'{path}: holds no labels: give one row for each annotation')
+    table = read_label_rows(path)
+    for record in table.record.unique():
+        check_record_name(record, str(path))
     strange = table[~table.symbol.isin(list(CODES))]
     if len(strange):
         row = strange.iloc[0]
@@ -232,6 +223,9 @@ def read_labels(
             f'{path}: unknown rhythm {row.aux_note!r} in {row.record}: '
             f'known are {" ".join(DEFAULT)}'
         )
+    longest = table.aux_note[table.aux_note.str.len().idxmax()]
+    if len(longest.encode()) > 255:
+        raise DataError(f'{path}: the text {longest[:40]!r}… has more than 255 bytes: shorten it')
     sequences = {}
     for record, rows in table.groupby('record', sort=False):
         sequences[record] = list(zip(rows.symbol, rows.aux_note))
@@ -262,7 +256,8 @@ def _subject_rows(folder):
         file = folder/f'{people}-subject-info.csv'
         if not file.is_file():
             continue
-        for row in pd.read_csv(file, dtype=str, keep_default_na=False).to_dict('records'):
+        table = read_table(file, ('file_name',), 'restore it, or put the labels into another folder')
+        for row in table.to_dict('records'):
             found[row['file_name']] = row
     return found
 
@@ -285,7 +280,7 @@ def known_people(
             tachycardia = 'TOF with VT' if adult else 'AVNRT'
         gender = row.get('gender') or _draw_gender(rng)
         age = number(row.get('age', ''))[0]
-        if not age > 0:
+        if not 0 < age < 130:
             age = round(float(rng.uniform(20, 65) if adult else rng.uniform(5, 18)), 1)
         location = LOCATIONS[position % len(LOCATIONS)] if tachycardia == 'AVRT' else ''
         yield dict(

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 
 from ..core import DataError, LeakError
-from .folds import SIDES, check_rows, listed, overlapping, rows_on_two_sides, spans
+from .folds import SIDES, check_rows, listed, rows_on_two_sides, spans
 
 # %% ../../nbs/splits/03_audit.ipynb #c009-2b6998
 LEAK_KINDS = {
     'rows': 'a row on two sides',
     'subject': 'a subject on two sides',
-    'overlap': 'windows of one record that share a sample, on two sides',
+    'overlap': 'windows of one record that overlap in time, on two sides',
     'duplicate': 'windows of equal content, on two sides',
     'fit': 'normaliser, class counts, prototypes, … fitted beyond the training side',
     'selection': 'early stopping, calibration, … beyond training and validation',
@@ -104,6 +104,16 @@ def _subjects(table, fold, side):
         text = f'subject {subject} (record {record}) is in {_where(table, rows, side)}'
         yield _leak(table, fold, 'subject', rows, text)
 
+# %% ../../nbs/splits/03_audit.ipynb #c030-56ba99
+def _overlapping(a_start, a_end, b_start, b_end):
+    "For each window of b, a window of a that overlaps it, or −1."
+    order = np.argsort(a_start, kind='stable')
+    largest_end = np.maximum.accumulate(a_end[order])
+    holder = np.maximum.accumulate(np.where(a_end[order] >= largest_end, np.arange(len(order)), 0)) # who has that end
+    prefix = np.searchsorted(a_start[order], b_end, side='left')
+    last = np.maximum(prefix - 1, 0)
+    return np.where((prefix > 0) & (largest_end[last] > b_start), order[holder[last]], -1)
+
 # %% ../../nbs/splits/03_audit.ipynb #c032-a43e08
 def _overlaps(table, fold, side):
     "Leaks of the kind `overlap`, one per record."
@@ -114,7 +124,7 @@ def _overlaps(table, fold, side):
             a, b = rows[side[rows] == one], rows[side[rows] == other]
             if not len(a) or not len(b):
                 continue
-            partner = overlapping(start[a], end[a], start[b], end[b])
+            partner = _overlapping(start[a], end[a], start[b], end[b])
             found = partner >= 0
             hit |= {*b[found].tolist(), *a[partner[found]].tolist()}
         if hit:

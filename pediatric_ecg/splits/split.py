@@ -7,14 +7,12 @@ __all__ = ['evaluable', 'random_folds', 'patients_by_fold', 'patient_folds', 'le
            'few_shot']
 
 # %% ../../nbs/splits/02_split.ipynb #c004-781a9b
-from bisect import bisect
-
 import numpy as np
 import pandas as pd
 
 from ..core import DataError
 from ._assign import assign, choose_validation, fold_sums, holdings
-from .folds import Fold, check_table, touching
+from .folds import Fold, check_table
 
 # %% ../../nbs/splits/02_split.ipynb #c010-092cce
 def evaluable(
@@ -41,84 +39,6 @@ def _shuffled(table, rows, rng):
     labels = windows['label'].astype(str).to_numpy()[order]
     return [rng.permutation(rows[order[labels == label]]) for label in np.unique(labels)]
 
-# %% ../../nbs/splits/02_split.ipynb #blocks-code
-_BLOCK = 5 # window lengths, about, after which a run of overlapping windows is cut
-
-def _blocks(table, rows):
-    """The windows that take part as blocks of windows that belong together: the rows in order of label, record and
-    time, and the number of each one's block. None where no window overlaps another."""
-    windows = table.iloc[rows]
-    record, label = windows['record'].astype(str).to_numpy(), windows['label'].astype(str).to_numpy()
-    start, end = windows['start'].to_numpy(), windows['end'].to_numpy()
-    in_time = np.lexsort((end, start, record))
-    if not _overlap_in_order(record[in_time], start[in_time], end[in_time]).any():
-        return None
-    order = np.lexsort((end, start, record, label))
-    record, label, start, end = record[order], label[order], start[order], end[order]
-    continues = _overlap_in_order(record, start, end) & np.r_[False, label[1:] == label[:-1]]
-    block_of = np.cumsum(~continues) - 1
-    firsts = np.flatnonzero(~continues)
-    extra = np.zeros(len(rows), np.int64) # blocks that are added by cutting
-    for first, stop in zip(firsts, np.r_[firsts[1:], len(rows)], strict=True):
-        length = np.median(end[first:stop] - start[first:stop])
-        span = end[first:stop].max() - start[first]
-        blocks = min(int(span//(_BLOCK*length)), stop - first) if length > 0 else 1
-        if blocks > 1:
-            extra[first:stop] = np.arange(stop - first)*blocks//(stop - first)
-    numbers = np.unique(np.c_[block_of, extra], axis=0, return_inverse=True)[1].ravel()
-    return rows[order], numbers
-
-def _overlap_in_order(record, start, end):
-    "Whether each window, in order of record and start, overlaps one before it; (n,) bool."
-    found = np.zeros(len(record), bool)
-    new = np.r_[True, record[1:] != record[:-1]]
-    for first, stop in zip(np.flatnonzero(new), np.r_[np.flatnonzero(new)[1:], len(record)], strict=True):
-        reached = np.maximum.accumulate(end[first:stop])
-        found[first + 1:stop] = start[first + 1:stop] < reached[:-1]
-    return found
-
-def _shuffled_blocks(rows, blocks, labels, rng):
-    "Blocks of each label, shuffled: lists of arrays of rows."
-    bounds = np.flatnonzero(np.diff(blocks)) + 1
-    parts = np.split(rows, bounds)
-    label_of = labels[np.r_[0, bounds]]
-    for label in np.unique(label_of):
-        mine = np.flatnonzero(label_of == label)
-        yield [parts[number] for number in rng.permutation(mine)]
-
-def _dealt(blocks_of_labels, n_folds):
-    "Blocks to folds: of each label the heaviest first, each to the fold that has least of the label, then least at all."
-    tests, total = [[] for _ in range(n_folds)], np.zeros(n_folds, np.int64)
-    for blocks in blocks_of_labels:
-        held = np.zeros(n_folds, np.int64)
-        for block in sorted(blocks, key=len, reverse=True): # stable: ties as they were shuffled
-            fold = np.lexsort((total, held))[0]
-            tests[fold].append(block)
-            held[fold] += len(block)
-            total[fold] += len(block)
-    return tests
-
-def _block_folds(table, rows, blocks, n_folds, valid, repeat, rng):
-    "Random folds of blocks. Windows of train and validation that overlap another side are left out of theirs."
-    labels = table['label'].astype(str).to_numpy()[rows]
-    tests = _dealt(_shuffled_blocks(rows, blocks, labels, rng), n_folds)
-    for number, parts in enumerate(tests):
-        test = np.sort(np.concatenate([*parts, np.zeros(0, np.int64)]).astype(np.int64))
-        left = ~np.isin(rows, test)
-        train, validate = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for others in _shuffled_blocks(rows[left], blocks[left], labels[left], rng):
-            count = int(valid*sum(len(block) for block in others)) # as for single windows, never more
-            for block in others:
-                if len(block) <= count:
-                    validate.append(block)
-                    count -= len(block)
-                else:
-                    train.append(block)
-        train, validate = np.concatenate(train), np.concatenate(validate)
-        validate = validate[~touching(table, validate, test)]
-        train = train[~touching(table, train, np.concatenate([test, validate]))]
-        yield Fold(f'random repeat {repeat} fold {number}', 'random', repeat, train, validate, test)
-
 def random_folds(
     table:pd.DataFrame, # One row per window: record, subject, label, start, end
     n_folds:int=5, # Number of folds
@@ -127,24 +47,14 @@ def random_folds(
     rows=None, # Positions or mask of the windows that take part; all by default
     repeats:int=1, # Repetitions with other folds
 )->list[Fold]: # repeats × n_folds of them
-    """Windows at random, stratified by label: the leaky reference, with every patient on every side.
-
-    Windows that overlap stay on one side: blocks of them are dealt, and a window of train or validation that reaches
-    into another side is left out."""
+    "Windows at random, stratified by label: the leaky reference, with every patient on every side."
     check_table(table)
     rows = _taking_part(table, rows)
     if not 2 <= n_folds <= len(rows):
         raise DataError(f'{n_folds} folds of {len(rows)} windows; choose 2 folds or more, and no more than windows')
-    overlap = _blocks(table, rows)
-    if overlap is not None and overlap[1].max() + 1 < n_folds:
-        raise DataError(f'{n_folds} folds of {overlap[1].max() + 1} blocks of overlapping windows; '
-                        'choose fewer folds or a longer stride')
     folds = []
     for repeat in range(repeats):
         rng = np.random.default_rng([seed, repeat])
-        if overlap is not None:
-            folds += _block_folds(table, *overlap, n_folds, valid, repeat, rng)
-            continue
         order = np.concatenate(_shuffled(table, rows, rng))
         dealt_to = np.arange(len(order)) % n_folds # dealing goes on from label to label: folds differ by one card
         for number in range(n_folds):
@@ -264,24 +174,6 @@ def transfer_folds(
     return folds
 
 # %% ../../nbs/splits/02_split.ipynb #c045-1bfc76
-def _apart_first(table, rows):
-    "The same rows, those before the others that overlap none before them: a second look at one signal is no second shot."
-    start, end = table['start'].to_numpy()[rows], table['end'].to_numpy()[rows]
-    record = table['record'].astype(str).to_numpy()[rows]
-    in_time = np.lexsort((end, start, record))
-    if not _overlap_in_order(record[in_time], start[in_time], end[in_time]).any():
-        return rows
-    taken, apart = {}, np.ones(len(rows), bool)
-    for number in range(len(rows)):
-        before = taken.setdefault(record[number], []) # (start, end) in order, none overlaps another
-        place = bisect(before, (start[number], end[number]))
-        after_one = place == 0 or before[place - 1][1] <= start[number]
-        before_next = place == len(before) or end[number] <= before[place][0]
-        apart[number] = after_one and before_next
-        if apart[number]:
-            before.insert(place, (start[number], end[number]))
-    return np.concatenate([rows[apart], rows[~apart]])
-
 def few_shot(
     table:pd.DataFrame, # One row per window: record, subject, label, start, end
     fold:Fold, # The fold whose train side is thinned
@@ -291,9 +183,7 @@ def few_shot(
     labels=None, # Labels to thin; by default those below `rare` of the training windows
     rare:float=.1, # Share of the training windows below which a label is rare
 )->Fold: # With the same validation and test
-    """A fold with k windows, or the windows of k patients, of each rare label in train.
-
-    Where windows overlap, those come first that share no sample."""
+    "A fold with k windows, or the windows of k patients, of each rare label in train."
     if unit not in ('windows', 'patients'):
         raise DataError(f'unit={unit!r}; choose windows or patients')
     if k < 1:
@@ -308,7 +198,6 @@ def few_shot(
     kept = [fold.train[~thin]]
     by_label = _shuffled(table, fold.train[thin], np.random.default_rng(seed))
     for rows in by_label:
-        rows = _apart_first(table, rows)
         if unit == 'patients':
             patients = pd.unique(subject_of[rows])[:k]
             kept.append(rows[np.isin(subject_of[rows], patients)])

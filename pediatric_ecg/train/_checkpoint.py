@@ -11,11 +11,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import conint
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..core import DataError, replacing, differences, digest, write_json
+from ..core import DataError, check_keys, differences, digest, read_json, replacing, write_json
 from .config import current_settings
 
 # %% ../../nbs/train/03_checkpoint.ipynb #c010-a1024b
@@ -100,7 +101,7 @@ def load_checkpoint(
     moments = _nested(_read_tensors(newest/'optimizer.safetensors', sums))
     chance = _read_tensors(newest/'chance.safetensors', sums)
     optimizer = {
-        'state': {int(number): tensors for number, tensors in moments.items()},
+        'state': {int(number): tensors for number, tensors in moments.items() if number.isdecimal()},
         'param_groups': data['groups'],
     }
     return Checkpoint(data['epoch'], weights, optimizer, chance, data['state'])
@@ -120,17 +121,15 @@ def _newest(folder:Path)->Path|None:
 
 # %% ../../nbs/train/03_checkpoint.ipynb #c017-a8272c
 _REMEDY = 'remove the folder of checkpoints to train from the start'
-_KEYS = {'epoch', 'settings', 'state', 'groups', 'sha256'}
+_KEYS = {'epoch': conint(ge=0), 'settings': dict, 'state': dict, 'groups': list[dict], 'sha256': dict[str, str]}
 
 def _read_state(file:Path)->dict:
     "The JSON of a checkpoint with all its keys."
     try:
-        data = json.loads(file.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e:
-        raise DataError(f'{file}: damaged ({type(e).__name__}); {_REMEDY}') from None
-    if not isinstance(data, dict) or not _KEYS <= set(data):
-        raise DataError(f'{file}: damaged (keys are missing); {_REMEDY}')
-    return data
+        return check_keys(_KEYS, read_json(file, dict, _REMEDY), str(file), _REMEDY, needed=_KEYS)
+    except DataError as e:
+        reason = str(e).removeprefix(f'{file}: ').removesuffix(f'; {_REMEDY}')
+        raise DataError(f'{file}: damaged ({reason}); {_REMEDY}') from None
 
 def _read_tensors(
     file:Path,
@@ -143,5 +142,5 @@ def _read_tensors(
         raise DataError(f'{file}: damaged (its checksum differs); {_REMEDY}')
     try:
         return load_file(file)
-    except SafetensorError as e:
+    except (SafetensorError, OSError, ValueError) as e:
         raise DataError(f'{file}: damaged ({e}); {_REMEDY}') from None

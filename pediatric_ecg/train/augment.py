@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core import PediatricECGError
+
 # %% ../../nbs/train/00_augment.ipynb #c006-92d48f
 def scale_leads(
     signal:Tensor, # (batch, leads, time)
@@ -78,7 +80,9 @@ def drop_leads(
 # %% ../../nbs/train/00_augment.ipynb #c017-04c0fb
 @dataclass(frozen=True)
 class Augment:
-    "Label-preserving changes of a batch; amounts are our choice, made small on purpose."
+    """Label-preserving changes of a batch; amounts are our choice, made small on purpose.
+
+    Raises PediatricECGError for an amount that makes no sense."""
     enabled: bool = True
     scale: float = 0.25      # spread of the logarithm of each lead's factor
     noise: float = 0.1       # of the lead's standard deviation
@@ -86,6 +90,14 @@ class Augment:
     shift_s: float = 0.2     # largest shift, seconds
     drop_lead: float = 0.1   # probability that a present lead is marked absent
     drop_modality: float = 0.1 # probability that a window loses one whole modality, where it has two or more
+
+    def __post_init__(self):
+        for name in ('scale', 'noise', 'wander', 'shift_s'):
+            if not 0 <= getattr(self, name) <= 100:
+                raise PediatricECGError(f'{name} must lie in [0, 100], not {getattr(self, name)}')
+        for name in ('drop_lead', 'drop_modality'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise PediatricECGError(f'{name} must lie in [0, 1], not {getattr(self, name)}')
 
     def __call__(self,
         signals:dict, # modality → (batch, leads, time) mV

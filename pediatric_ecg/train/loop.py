@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from ..core import DataError
 from .augment import Augment
 from ._checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .resident import Resident, make_fabric, on_device, tensors
@@ -202,6 +203,15 @@ class TrainState:
         read = load_checkpoint(folder, settings)
         if read is None:
             return
+        try:
+            self._take(read, config, steps)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as e:
+            reason = ' '.join(str(e).split())[:150]
+            raise DataError(f'{folder}: its checkpoint is damaged ({reason}); '
+                            'remove the folder of checkpoints to train from the start') from None
+
+    def _take(self, read, config, steps):
+        "The state that a checkpoint holds."
         for name, module in self._modules().items():
             module.load_state_dict(read.weights.get(name, {}))   # an objective may have no tensors
         self.optimizer.load_state_dict(read.optimizer)

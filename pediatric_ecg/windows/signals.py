@@ -29,27 +29,23 @@ class Preprocess:
 
     def __post_init__(self):
         object.__setattr__(self, 'band', tuple(self.band or (None, None)))
-        if len(self.band) != 2:
-            raise DataError(f'Preprocess: the band {self.band} must have a lower and an upper edge')
         if contradiction := self._contradiction():
             raise DataError(f'Preprocess: {contradiction}')
 
     def _contradiction(self):
         "What is wrong with these settings, in words; None if nothing is."
         low, high = self.band
-        if not 0 < self.fs <= 100_000:
-            return f'the rate fs={self.fs} must be positive, and 100 kHz at most'
+        if not self.fs > 0:
+            return f'the rate fs={self.fs} must be positive'
         for name, frequency in (('lower edge', low), ('upper edge', high), ('notch', self.notch)):
             if frequency is not None and not 0 < frequency < self.fs/2:
                 return f'the {name} of {frequency} Hz must lie between 0 and half of fs={self.fs:g} Hz'
         if low and high and low >= high:
             return f'the band {low}–{high} Hz is empty'
-        if low and low < .001:
-            return f'the lower edge of {low} Hz would ring for hours; 0.001 Hz is the least'
-        if not (1 <= self.order <= 12 and 0 < self.notch_q <= 1000):
-            return 'order must lie between 1 and 12, notch_q must be positive and 1000 at most'
-        if not (0 <= self.pad <= 60 and 0 <= self.max_gap <= 60):
-            return 'pad and max_gap must lie between 0 and 60 s'
+        if self.order < 1 or self.notch_q <= 0:
+            return 'order and notch_q must be positive'
+        if self.pad < 0 or self.max_gap < 0:
+            return 'pad and max_gap must not be negative'
         return None
 
     def to_dict(self)->dict: # what JSON can hold
@@ -204,11 +200,8 @@ def overlap(
     tol:float=1e-10, # What may be missing of the kernel's absolute sum
 )->int: # samples at the rate `pre.fs`
     "How far the zero-phase kernel reaches: beyond this, the absolute sum of both its tails is below `tol`."
-    sos, n = design(pre), max(16, int(8*pre.fs))
+    sos, n = design(pre), int(8*pre.fs)
     while True:
-        if n > 1 << 25:
-            raise DataError(f'Preprocess: the filter of {pre.band} Hz rings for more than {n/2/pre.fs:.0f} s; '
-                            'choose a wider band or a lower order')
         impulse = np.zeros(n)
         impulse[0] = 1
         h = signal.sosfilt(sos, impulse)

@@ -7,12 +7,10 @@ __all__ = ['FORMAT', 'Windows', 'label_codes', 'bits', 'unbits', 'WindowStore', 
            'code_hash', 'StoreWriter']
 
 # %% ../../nbs/windows/03_store.ipynb #c003-188561
-import csv
+import ast
 import hashlib
-import io
 import json
 import math
-import re
 import shutil
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -24,7 +22,7 @@ from pydantic import confloat, conint
 
 import pediatric_ecg
 from pediatric_ecg.core import (
-    DataError, check_keys, differences, digest, file_size, inside, read_json, replacing, write_json,
+    DataError, check_keys, check_last_line, differences, digest, file_size, inside, read_json, replacing, write_json,
 )
 from ..data.databases import Database
 from .quality import FLAGS
@@ -156,7 +154,10 @@ class WindowStore(Windows):
         self.seconds = self.manifest['seconds']
         self.length = self.manifest['length']
         self.table = self._read_table()
-        self.labels = label_codes(self.table['label'], self.classes, str(self.path))
+        try:
+            self.labels = label_codes(self.table['label'], self.classes, f'{self.path}/windows.csv')
+        except DataError as error:
+            raise DataError(f'{error}; {_REMEDY}') from None
         self.arrays, self.present = {}, {}
         for modality, leads in self.modalities.items():
             file = inside(self.path, f'{modality}.npy', where)
@@ -214,13 +215,13 @@ def read_manifest(
         raise DataError(f'{path}: its manifest.json is not that of a window store; choose another folder')
     if manifest['format'] != FORMAT:
         held = str(manifest['format'])[:20]
-        raise DataError(f'{path}: a store of format {held}, this version reads format {FORMAT}; '
+        raise DataError(f'{file}: a store of format {held}, this version reads format {FORMAT}; '
                         'delete the folder and prepare again')
     return manifest
 
 def _read_csv(file):
     "The table of a store: names, flags and hashes stay text, and an empty cell among numbers is NaN."
-    file_size(file, _REMEDY)
+    check_last_line(file, _REMEDY)
     try:
         columns = pd.read_csv(file, nrows=0).columns
         text = {column: str for column in columns if column in _TEXT or column.startswith(_BITS)}
@@ -281,15 +282,12 @@ def content_hashes(
     return hashes
 
 # %% ../../nbs/windows/03_store.ipynb #c018-9ab5ad
-def _join_tables(parts, file, renamed=()):
-    """The tables of the parts under one header, with a running number in front. Returns the number of rows.
-
-    `renamed`: part → subject to be written in all of its rows."""
+def _join_tables(parts, file):
+    "The tables of the parts under one header, with a running number in front. Returns the number of rows."
     total = 0
     with open(file, 'w', encoding='utf-8', newline='') as out:
         for number, part in enumerate(parts):
-            with open(part, encoding='utf-8', newline='') as text:
-                lines = _with_subject(text, renamed[part]) if part in renamed else text
+            with open(part, encoding='utf-8', newline='') as lines:
                 header = next(lines)
                 if number == 0:
                     out.write('window,' + header)
@@ -297,20 +295,6 @@ def _join_tables(parts, file, renamed=()):
                     out.write(f'{total},{line}')
                     total += 1
     return total
-
-def _with_subject(text, subject):
-    "The lines of a table, with another subject in each row."
-    rows = csv.reader(text)
-    header = next(rows)
-    column = header.index('subject')
-    yield _csv_line(header)
-    for row in rows:
-        yield _csv_line([*row[:column], subject, *row[column + 1:]])
-
-def _csv_line(cells):
-    line = io.StringIO()
-    csv.writer(line, lineterminator='\n').writerow(cells)
-    return line.getvalue()
 
 def _join_arrays(parts, file, shape, dtype):
     "The raw samples of the parts behind one .npy header. Returns the checksum of the file."
@@ -342,19 +326,17 @@ def code_files(
             waiting += _imported(file, package)
     return sorted(file.relative_to(package).as_posix() for file in found)
 
-# `from ..data.records import x`, also over several lines; reading all of the syntax would take half a second
-_IMPORT = re.compile(r'^[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)', re.MULTILINE)
-
 def _imported(file, package):
     "The modules of this package that one module imports from."
-    for dots, module, names in _IMPORT.findall(file.read_text(encoding='utf-8')):
-        above = file.parents[len(dots) - 1] if dots else package.parent
-        target = above.joinpath(*module.split('.'))
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        above = file.parents[node.level - 1] if node.level else package.parent
+        target = above.joinpath(*(node.module or '').split('.'))
         if package not in [target, *target.parents]:
             continue # another package
         # `from ..data.records import x` names a module, `from ..data import records` a folder
-        aliases = re.findall(r'(\w+)(?:[ \t]+as[ \t]+\w+)?', re.sub(r'#[^\n]*', '', names))
-        candidates = [target.with_suffix('.py'), *(target/f'{alias}.py' for alias in aliases)]
+        candidates = [target.with_suffix('.py'), *(target/f'{alias.name}.py' for alias in node.names)]
         yield from (candidate for candidate in candidates if candidate.is_file())
 
 def code_hash()->str: # first 16 digits of a SHA-256
@@ -443,18 +425,16 @@ class StoreWriter:
         write_json(file, self.parameters)
 
     def finish(self,
-        numbers, # Of the parts to join, in order
+        count:int, # Number of parts
         shapes:dict[str, tuple[int, int]], # Modality → (leads, samples) of a window
         manifest:dict, # Without the counts and checksums, which are added here
-        renamed:dict|None=None, # Part → subject to be written in its rows
     )->None:
         "Join the parts into one store, give it its name, and remove the parts."
-        tables = [Path(f'{self.part(number)}.csv') for number in numbers]
-        others = {Path(f'{self.part(number)}.csv'): subject for number, subject in (renamed or {}).items()}
-        total = _join_tables(tables, self.partial/'windows.csv', others)
+        tables = [Path(f'{self.part(number)}.csv') for number in range(count)]
+        total = _join_tables(tables, self.partial/'windows.csv')
         checksums = {}
         for modality, shape in shapes.items():
-            samples = [Path(f'{self.part(number)}.{modality}') for number in numbers]
+            samples = [Path(f'{self.part(number)}.{modality}') for number in range(count)]
             file = self.partial/f'{modality}.npy'
             checksums[file.name] = _join_arrays(samples, file, (total, *shape), self.dtype)
         checksums['windows.csv'] = digest(self.partial/'windows.csv')
