@@ -17,7 +17,7 @@ from pediatric_ecg.core import DataError
 from pediatric_ecg.experiments import RunFolder
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 
-from pediatric_ecg.splits.folds import Fold, load_folds, save_folds
+from pediatric_ecg.splits import Fold, load_folds, save_folds
 from pediatric_ecg.train._checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pediatric_ecg.windows import WindowStore
 from pediatric_ecg.windows.store import StoreWriter
