@@ -17,7 +17,7 @@ from pediatric_ecg.core import DataError
 from pediatric_ecg.experiments import RunFolder
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 
-from pediatric_ecg.splits.folds import Fold, load_folds, save_folds
+from pediatric_ecg.splits import Fold, load_folds, save_folds
 from pediatric_ecg.train._checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pediatric_ecg.windows import WindowStore
 from pediatric_ecg.windows.store import StoreWriter
@@ -36,7 +36,7 @@ def whole_store(folder):
         pd.DataFrame(rows).to_csv(f"{writer.part(0)}.csv", index=False)
         about = {"title": "a toy", "simulated": True, "classes": ["N"], "modalities": {"ecg": ["I", "II"]},
                  "fs": 250.0, "seconds": 0.02, "length": 5, "records": [], "patients": []}
-        writer.finish(1, {"ecg": (2, 5)}, about)
+        writer.finish([0], {"ecg": (2, 5)}, about)
     return folder
 
 

@@ -217,7 +217,6 @@ def test_every_key_is_checked_by_kind(tmp_path, key):
     ({"label_source": "file"}, 'label_source: must be "annotations" or "record"'),
     ({"label_pattern": "Dx: .*"}, "label_pattern: has no group"),
     ({"label_pattern": "("}, "label_pattern: '\\(' is no regular expression"),
-    ({"label_separator": ""}, "label_separator: is empty"),
     ({"several_labels": "last"}, 'several_labels: must be "" or "first" or "skip"'),
     ({"comment_pattern": "Age: (.*)"}, "comment_pattern: has no group with a name"),
     ({"subject_pattern": "((a{1000}){1000}){1000}"}, "subject_pattern: .* repeats too often"),

@@ -688,7 +688,7 @@ def test_every_record_without_a_window_is_named(tmp_path):
         'brief one': 'no segment is as long as a window of 2 s', 'level': 'no usable lead', 'unmarked': 'no annotations'}
     assert (records['here'], records['annotated'], records['labelled']) == (5, 3, 3)
     segments = store.manifest['flow']['segments']
-    assert segments['(N'] == {'segments': 3, 'seconds': 31.494, 'patients': 3, 'shorter': 1}
+    assert segments['(N'] == {'segments': 3, 'seconds': 31.492, 'patients': 3, 'shorter': 1}
     assert 'each record is counted as one patient' in store.manifest['subject_notes'][0]
     printed = flow_text(Flow.from_dict(flow_of(store), 'manifest.json'))
     assert 'no window from level: no usable lead' in printed and 'withdrawn' in printed

@@ -313,7 +313,7 @@ def _capped(texts, kind):
 
 def _nothing_counted():
     return {'annotations': 0, 'beats': 0, 'segments': 0, 'labelled': 0., 'rhythms': {}, 'symbols': Counter(),
-            'elsewhere': Counter(), 'flutter': Counter(), 'markers': 0, 'readable': True, 'labels': Counter()}
+            'elsewhere': Counter(), 'flutter': Counter(), 'markers': 0, 'marked': None, 'readable': True, 'labels': Counter()}
 
 def check_annotations(
     path:Path, # Record: path without extension
@@ -563,7 +563,8 @@ def inspect_record(
 
     The counts: `skipped` (the reason why the record is left out, or ''), `records`, `annotated` (0 or 1), `seconds`,
     `simulated`, `layout`, `rate`, `slots`, and what `check_annotations` counts: `annotations`, `beats`, `segments`,
-    `labelled` (seconds), `rhythms` (rhythm → segments, seconds, shorter than a window).
+    `labelled` (seconds), `marked` (the segments by their markers, which `prepare` cuts), `rhythms` (rhythm →
+    segments, seconds, shorter than a window).
     """
     about = partial(_finding, record=name, database=database)
     counts = {'skipped': skipped(name, database), 'records': 0, 'annotated': 0, 'seconds': 0., 'simulated': 0,

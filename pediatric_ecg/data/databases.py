@@ -79,7 +79,7 @@ def _fits(alternative, position, lead, exact):
 @lru_cache(maxsize=4096)
 def _found(pattern, lead):
     "Whether a pattern finds a lead; the same leads come back in every record."
-    return search(pattern, lead, f'the slot /{pattern}/') is not None
+    return search(pattern, lead, f'modalities: the slot /{pattern}/') is not None
 
 def _lead_of_slot(leads, slot, free):
     "Position of the lead that a slot takes: the first of its alternatives that finds one, or None."
@@ -256,8 +256,6 @@ def _check_symbols(database:'Database')->None:
         if getattr(database, key) not in allowed:
             words = ' or '.join(f'"{word}"' for word in allowed)
             database.refuse(f'{key}: must be {words}, not {getattr(database, key)!r}')
-    if not database.label_separator:
-        database.refuse('label_separator: is empty; write the character between two labels, ","')
 
 def _check_numbers(database:'Database')->None:
     "Numbers that can be true."
@@ -308,7 +306,7 @@ class Database:
     spans:dict[str,str] = field(default_factory=dict) # Opening and closing symbol, '[]' → marker in between
     label_source:str = 'annotations' # 'annotations', or 'record': one label for a whole record
     label_pattern:str = r'^\s*Dx:\s*(.*)$' # With 'record': its group in the header's comments holds the labels
-    label_separator:str = ',' # Between the labels of one record
+    label_separator:str = ',' # Between the labels of one record; '' for a single label that may hold commas
     several_labels:str = '' # Of one record: 'first' of the markers wins, 'skip' the record; '' is an error
     skip:dict[str,str] = field(default_factory=dict) # Records left out, with * → reason; a list of records will do
     groupings:dict[str,dict[str,str]] = field(default_factory=dict) # Name → {marker: class}
