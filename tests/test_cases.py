@@ -979,7 +979,7 @@ def test_lead_expressions(tmp_path, slot, key):
 
 
 @pytest.mark.parametrize("key, value", [
-    ("continues", "(N"), ("fs", "125"), ("fs", -1), ("fs", True), ("markers", "(N"), ("markers", {"(N": 3}), ("skip", ["p1"]),
+    ("continues", "(N"), ("fs", "125"), ("fs", -1), ("fs", True), ("markers", "(N"), ("markers", {"(N": 3}), ("skip", "p1"),
     ("spans", {"[": "(N"}), ("spans", {"[]": "(X"}), ("several_labels", "some"), ("label_source", "file"),
     ("annotator", "../x"), ("annotator", ".atr"), ("symbols", [[42, "X"]]), ("symbols", [["42", "X", "t"]]), ("notes", "a"),
     ("window_seconds", "2"), ("window_seconds", 0), ("groupings", {"default": {"(X": "a"}}), ("subject_tables", "people.csv"),
