@@ -14,6 +14,7 @@ CASES = {
     "specifications": 120,
     "stores": 80,
     "runs": 15,
+    "unfinished": 25,
     "networks": 25,
     "edf": 60,
     "folders": 15,
