@@ -210,10 +210,10 @@ def test_files_of_folds(tmp_path):
     with pytest.raises(DataError, match="another table"):
         load_folds(file, table.assign(label="N"))
     file.write_text(file.read_text()[:200])
-    with pytest.raises(DataError, match="not a file of folds"):
+    with pytest.raises(DataError, match="folds.json: .*write it again with save_folds"):
         load_folds(file)
     file.write_text("[]")
-    with pytest.raises(DataError, match="not a file of folds"):
+    with pytest.raises(DataError, match="folds.json: .*write it again with save_folds"):
         load_folds(file)
     folds[0].test[0] = folds[0].train[0]
     with pytest.raises(LeakError, match="patient repeat 0 fold 0: windows .* are in train and in test"):
