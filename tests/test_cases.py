@@ -865,6 +865,14 @@ def test_no_labelled_second_is_not_ok(tmp_path):
     refused(toy.database(tmp_path / "in", {f"p{number}.atr": beats for number in (1, 2, 3)}))
 
 
+def test_no_segment_as_long_as_a_window(tmp_path):
+    "Labelled, and yet not one window: neither check nor prepare call that well."
+    short = toy.annotations([(0, "+", "(N"), (100, "~", ""), (240, "+", "(AFIB"), (480, "+", "(N")])
+    folder = toy.database(tmp_path / "in", {f"p{n}.atr": short for n in (1, 2, 3)}, spec={"window_seconds": 19})
+    refused(folder, "19 s")
+    assert len(prepare(folder, tmp_path / "store", n_jobs=1, progress=False, seconds=1).table)
+
+
 # ── Other forms: EDF+, BDF+, MATLAB ───────────────────────────────────────────────────────────────────────────────
 
 
