@@ -57,7 +57,7 @@ def test_any_database_survives_json(markers, slots):
 
 @pytest.mark.parametrize("bad, says", [
     ({"aliases": {"(X": "(Y"}}, "'(Y'"),
-    ({"groupings": {"g": {"(Q": "q"}}}, "grouping g names '(Q'"),
+    ({"groupings": {"g": {"(Q": "q"}}}, "groupings: g names '(Q'"),
     ({"markers": {}}, "no rhythm markers"),
     ({"modalities": {}}, "at least one modality"),
     ({"fits": {"(Z": ["N"]}}, "fits names '(Z'"),
@@ -245,10 +245,12 @@ def test_what_a_specification_may_not_say(tmp_path, bad, says):
     ("[" * 100_000, "nested too deep"),
     ('{"a":' * 100_000, "nested too deep"),
     ('{"name": "x", "markers": {"(N": "a", "(N": "b"}, "modalities": {"ecg": ["I"]}}', 'the key ".N" is there twice'),
-    ('{"name": "x", "modalities": {"ecg": ["I"], "ecg": ["II"]}, "markers": {"(N": ""}}', 'the key "ecg" is there twice'),
+    ('{"name": "x", "markers": {"(N": ""}, "modalities": {"ecg": ["I"], "ecg": ["II"]}}',
+     'the key "ecg" is there twice'),
     ('{"name": "x", "fs": NaN}', "NaN is no number"),
     ('{"name": "x", "window_seconds": -Infinity}', "-Infinity is no number"),
-    ('{"name": "x", "modalities": {"ecg": ["I"]}, "markers": {"(N": ""}, "window_seconds": 1e999}', "window_seconds: must be"),
+    ('{"name": "x", "modalities": {"ecg": ["I"]}, "markers": {"(N": ""}, "window_seconds": 1e999}',
+     "window_seconds: must be"),
     ('{"name": "x", "modalities": {"ecg": ["I"]}, "markers": {"(N": "\\ud800"}}', "markers"),
     ('{"name": "x", "fs": ' + "9" * 5000 + "}", "not readable as JSON"),
     ('"name"', "holds no names and values"),
@@ -274,7 +276,8 @@ def test_specifications_in_other_encodings(tmp_path):
 
 def test_what_python_may_write_shorter():
     "One lead without a list, markers and skipped records as a list; numbers of NumPy, tuples for lists."
-    short = Database("mine", "", {"ecg": "I"}, ["(N", "(AFIB"], skip=["x1", "x2*"], fs=np.float32(250), continues=("(C",))
+    short = Database("mine", "", {"ecg": "I"}, ["(N", "(AFIB"], skip=["x1", "x2*"], fs=np.float32(250),
+                     continues=("(C",))
     assert short.modalities == {"ecg": ("I",)} and short.markers == {"(N": "N", "(AFIB": "AFIB"}
     assert list(short.skip) == ["x1", "x2*"] and all(short.skip.values()) and short.fs == 250
     assert Database.from_json(short.to_json()) == short
@@ -312,7 +315,10 @@ def header(folder, name, fs, leads, suffix=".hea"):
 
 
 @pytest.mark.parametrize("modalities", [
-    {"inside": ("/^CS [0-9]/",), "outside": ("/^(II|V1)$/",)}, {"inside": "#0", "outside": "#1"}, {"inside": "CS 1/2|#0"}])
+    {"inside": ("/^CS [0-9]/",), "outside": ("/^(II|V1)$/",)},
+    {"inside": "#0", "outside": "#1"},
+    {"inside": "CS 1/2|#0"},
+])
 def test_databases_by_expression_or_position_are_found(tmp_path, modalities):
     other = register(Database("other", "", modalities, ["(N"], fs=500.0))
     try:

@@ -454,251 +454,252 @@ def test_thousands_of_segments_are_fast(tmp_path):
     path = write(tmp_path, "p1", "p1/1000 2 125\n" + "".join(f"s{number} 100\n" for number in range(1000)))
     with ends():
         assert read_header(path).n_samples == 100_000
-    with ends(.2): # from the cache
+    with ends(.2):  # from the cache
         assert read_header(path).n_segments == 1000
     assert [path.name for path in all_headers(tmp_path)] == ["p1"]
 
 
-    # ---------------------------------------------------------------- signal files
+# ---------------------------------------------------------------- signal files
 
 
-    def test_missing_short_and_long_signal_files(tmp_path):
-        path = write(tmp_path, "p1", "p1 1 125 100\np1.dat 16 1/mV 16 0 1 2 0 I\n")
-        with pytest.raises(DataError, match="p1.dat: missing, though p1.hea names it"):
-            check_signal_file(read_header(path))
-        for held, fine in ((199, False), (200, True), (712, True)):
-            (tmp_path / "p1.dat").write_bytes(bytes(held))
-            if fine:
-                assert check_signal_file(read_header(path)) == ()
-            else:
-                with pytest.raises(DataError, match="p1.dat: has 199 bytes where p1.hea promises 200"):
-                    check_signal_file(read_header(path))
-        (tmp_path / "p1.dat").write_bytes(bytes(2000))
-        assert check_signal_file(read_header(path)) == ("p1.dat: has 2,000 bytes, 1,800 more than p1.hea promises",)
+def test_missing_short_and_long_signal_files(tmp_path):
+    path = write(tmp_path, "p1", "p1 1 125 100\np1.dat 16 1/mV 16 0 1 2 0 I\n")
+    with pytest.raises(DataError, match="p1.dat: missing, though p1.hea names it"):
+        check_signal_file(read_header(path))
+    for held, fine in ((199, False), (200, True), (712, True)):
+        (tmp_path / "p1.dat").write_bytes(bytes(held))
+        if fine:
+            assert check_signal_file(read_header(path)) == ()
+        else:
+            with pytest.raises(DataError, match="p1.dat: has 199 bytes where p1.hea promises 200"):
+                check_signal_file(read_header(path))
+    (tmp_path / "p1.dat").write_bytes(bytes(2000))
+    assert check_signal_file(read_header(path)) == ("p1.dat: has 2,000 bytes, 1,800 more than p1.hea promises",)
 
 
-    def test_real_signal_files_have_nothing_left_over(shared):
-        for path in [*record_paths(shared / "mitdb", MITDB), shared / "iafdb" / "iaf1_afw"]:
-            assert check_signal_file(read_header(path)) == () or path.parent.name == "iafdb"
+def test_real_signal_files_have_nothing_left_over(shared):
+    for path in [*record_paths(shared / "mitdb", MITDB), shared / "iafdb" / "iaf1_afw"]:
+        assert check_signal_file(read_header(path)) == () or path.parent.name == "iafdb"
 
 
-    def test_compressed_files_must_be_possible(shared, tmp_path):
-        check_signal_file(read_header(shared / "wfdb_fixtures" / "flac_3_constant"))
-        path = write(tmp_path, "p1", "p1 1 125 99999999999\np1.dat 516 1/mV 16 0 1 2 0 I\n", 1000)
-        with pytest.raises(DataError, match="p1.dat: has 1,000 bytes where p1.hea promises at least"):
-            check_signal_file(read_header(path))
+def test_compressed_files_must_be_possible(shared, tmp_path):
+    check_signal_file(read_header(shared / "wfdb_fixtures" / "flac_3_constant"))
+    path = write(tmp_path, "p1", "p1 1 125 99999999999\np1.dat 516 1/mV 16 0 1 2 0 I\n", 1000)
+    with pytest.raises(DataError, match="p1.dat: has 1,000 bytes where p1.hea promises at least"):
+        check_signal_file(read_header(path))
 
 
-    def test_size_of_newer_matlab_files_tells_nothing(tmp_path):
-        "Version 4 holds the samples behind 24 bytes; later ones hold whatever they like."
-        path = write(tmp_path, "p1", "p1 1 125 1000\np1.mat 16+24 1/mV 16 0 1 2 0 I\n")
-        for begin, fine in ((b"\0"*6, False), (b"MATLAB", True)):
-            (tmp_path / "p1.mat").write_bytes(begin + bytes(500))
-            if fine:
-                assert check_signal_file(read_header(path)) == ()
-            else:
-                with pytest.raises(DataError, match="p1.mat: has 506 bytes where p1.hea promises 2,024"):
-                    check_signal_file(read_header(path))
-        with pytest.raises(DataError, match="the format of its signal file does not tell"):
-            read_header(write(tmp_path, "p2", "p2 1 125\np1.mat 16+24 1/mV 16 0 1 2 0 I\n"))
+def test_size_of_newer_matlab_files_tells_nothing(tmp_path):
+    "Version 4 holds the samples behind 24 bytes; later ones hold whatever they like."
+    path = write(tmp_path, "p1", "p1 1 125 1000\np1.mat 16+24 1/mV 16 0 1 2 0 I\n")
+    for begin, fine in ((b"\0"*6, False), (b"MATLAB", True)):
+        (tmp_path / "p1.mat").write_bytes(begin + bytes(500))
+        if fine:
+            assert check_signal_file(read_header(path)) == ()
+        else:
+            with pytest.raises(DataError, match="p1.mat: has 506 bytes where p1.hea promises 2,024"):
+                check_signal_file(read_header(path))
+    with pytest.raises(DataError, match="the format of its signal file does not tell"):
+        read_header(write(tmp_path, "p2", "p2 1 125\np1.mat 16+24 1/mV 16 0 1 2 0 I\n"))
 
 
-    def test_files_in_capitals(tmp_path):
-        (tmp_path / "P1.HEA").write_text("p1 1 125 100\np1.dat 16 1/mV 16 0 1 2 0 MLII\n")
-        (tmp_path / "P1.DAT").write_bytes(bytes(200))
-        (tmp_path / "P1.ATR").write_bytes(bytes(2))
-        (tmp_path / "p2.HEA").write_text("p2 1 125 100\np2.dat 16 1/mV 16 0 1 2 0 MLII\n")
-        (tmp_path / "p2.DAT").write_bytes(bytes(200))
-        assert [path.name for path in all_headers(tmp_path)] == ["P1", "p2"]
-        assert [path.name for path in record_paths(tmp_path, TOY)] == ["P1"]
-        for path in all_headers(tmp_path):
-            check_signal_file(read_header(path))
-        assert read_header(tmp_path / "p1").file == tmp_path / "P1.HEA"
-        assert find_file(tmp_path, "p1.atr") == tmp_path / "P1.ATR" and find_file(tmp_path, "p3.atr") is None
+def test_files_in_capitals(tmp_path):
+    (tmp_path / "P1.HEA").write_text("p1 1 125 100\np1.dat 16 1/mV 16 0 1 2 0 MLII\n")
+    (tmp_path / "P1.DAT").write_bytes(bytes(200))
+    (tmp_path / "P1.ATR").write_bytes(bytes(2))
+    (tmp_path / "p2.HEA").write_text("p2 1 125 100\np2.dat 16 1/mV 16 0 1 2 0 MLII\n")
+    (tmp_path / "p2.DAT").write_bytes(bytes(200))
+    assert [path.name for path in all_headers(tmp_path)] == ["P1", "p2"]
+    assert [path.name for path in record_paths(tmp_path, TOY)] == ["P1"]
+    for path in all_headers(tmp_path):
+        check_signal_file(read_header(path))
+    assert read_header(tmp_path / "p1").file == tmp_path / "P1.HEA"
+    assert find_file(tmp_path, "p1.atr") == tmp_path / "P1.ATR" and find_file(tmp_path, "p3.atr") is None
 
 
-    # ---------------------------------------------------------------- EDF
+# ---------------------------------------------------------------- EDF
 
 
-    def edf_file(file, rates=(250, 1), seconds=8, annotations=True, record_seconds=1, units=("uV", "mmHg")):
-        "An EDF+ or BDF+ file by edfio."
-        kind, signal = (edfio.Bdf, edfio.BdfSignal) if file.suffix.lower() == ".bdf" else (edfio.Edf, edfio.EdfSignal)
-        names = [f"ECG {number}" for number in range(len(rates))]
-        rng = np.random.default_rng(0)
-        extra = {"digital_range": (-8388608, 8388607)} if signal is edfio.BdfSignal else {}
-        signals = [signal(rng.normal(0, 100, int(rate*seconds)), rate, label=name, physical_dimension=unit,
-                          physical_range=(-3000, 3000), **extra)
-                   for rate, name, unit in zip(rates, names, units, strict=False)]
-        notes = [edfio.EdfAnnotation(1, 2, "(AFIB")] if annotations else None
-        kind(signals, annotations=notes, data_record_duration=record_seconds).write(file)
-        return file
+def edf_file(file, rates=(250, 1), seconds=8, annotations=True, record_seconds=1, units=("uV", "mmHg")):
+    "An EDF+ or BDF+ file by edfio."
+    kind, signal = (edfio.Bdf, edfio.BdfSignal) if file.suffix.lower() == ".bdf" else (edfio.Edf, edfio.EdfSignal)
+    names = [f"ECG {number}" for number in range(len(rates))]
+    rng = np.random.default_rng(0)
+    extra = {"digital_range": (-8388608, 8388607)} if signal is edfio.BdfSignal else {}
+    signals = [signal(rng.normal(0, 100, int(rate*seconds)), rate, label=name, physical_dimension=unit,
+                      physical_range=(-3000, 3000), **extra)
+               for rate, name, unit in zip(rates, names, units, strict=False)]
+    notes = [edfio.EdfAnnotation(1, 2, "(AFIB")] if annotations else None
+    kind(signals, annotations=notes, data_record_duration=record_seconds).write(file)
+    return file
 
 
-    def times_of(file, onsets, variant=b"EDF+D"):
-        "Makes an EDF+C file discontinuous: data record i begins at onsets[i]."
-        content = bytearray(file.read_bytes())
-        content[192:197] = variant
-        n_signals = int(content[252:256])
-        samples = [int(content[256 + n_signals*216 + 8*i:][:8]) for i in range(n_signals)]
-        width = 3 if file.suffix.lower() == ".bdf" else 2
-        begin, size = 256*(n_signals + 1), width*sum(samples)
-        at, room = begin + width*sum(samples[:-1]), width*samples[-1]
-        for number, onset in enumerate(onsets):
-            place = at + number*size
-            content[place:place + room] = f"+{onset}\x14\x14\0".encode().ljust(room, b"\0")
-        file.write_bytes(content)
-        return file
+def times_of(file, onsets, variant=b"EDF+D"):
+    "Makes an EDF+C file discontinuous: data record i begins at onsets[i]."
+    content = bytearray(file.read_bytes())
+    content[192:197] = variant
+    n_signals = int(content[252:256])
+    samples = [int(content[256 + n_signals*216 + 8*i:][:8]) for i in range(n_signals)]
+    width = 3 if file.suffix.lower() == ".bdf" else 2
+    begin, size = 256*(n_signals + 1), width*sum(samples)
+    at, room = begin + width*sum(samples[:-1]), width*samples[-1]
+    for number, onset in enumerate(onsets):
+        place = at + number*size
+        content[place:place + room] = f"+{onset}\x14\x14\0".encode().ljust(room, b"\0")
+    file.write_bytes(content)
+    return file
 
 
-    @pytest.mark.parametrize("ending", ["edf", "bdf", "EDF", "BDF"])
-    def test_edf_equals_edfio(tmp_path, ending):
-        file = edf_file(tmp_path / f"p1.{ending}", (256, 128, 1, 500), units=("uV", "mV", "mmHg", ""))
-        header = read_header(tmp_path / "p1")
-        theirs = edfio.read_bdf(file) if ending.lower() == "bdf" else edfio.read_edf(file)
-        assert (header.kind, header.file) == ("edf", file)
-        assert header.leads == [signal.label for signal in theirs.signals] == ["ECG 0", "ECG 1", "ECG 2", "ECG 3"]
-        assert header.rates == tuple(signal.sampling_frequency for signal in theirs.signals)
-        assert header.units == tuple(signal.physical_dimension for signal in theirs.signals)
-        assert header.millivolts == (1e-3, 1, None, None)
-        assert (header.fs, header.n_samples, header.seconds) == (256, 2048, theirs.duration)
-        for gain, baseline, signal in zip(header.gain, header.baseline, theirs.signals, strict=True):
-            np.testing.assert_allclose((signal.digital - baseline)/gain, signal.data, atol=1e-9*3000)
-        assert header.comments == (f"patient: {theirs.local_patient_identification}",
-                                   f"recording: {theirs.local_recording_identification}")
-        (part,) = header.segments
-        assert part.channels == (0, 1, 2, 3, None) and part.signals[4].name.endswith("Annotations")
-        assert check_signal_file(header) == () and header.files[0][1] == file.stat().st_size
-        # The samples lie where the segment says.
-        content = file.read_bytes()[part.signals[0].offset:]
-        width = 3 if ending.lower() == "bdf" else 2
-        first = int.from_bytes(content[:width], "little", signed=True)
-        assert first == theirs.signals[0].digital[0]
+@pytest.mark.parametrize("ending", ["edf", "bdf", "EDF", "BDF"])
+def test_edf_equals_edfio(tmp_path, ending):
+    file = edf_file(tmp_path / f"p1.{ending}", (256, 128, 1, 500), units=("uV", "mV", "mmHg", ""))
+    header = read_header(tmp_path / "p1")
+    theirs = edfio.read_bdf(file) if ending.lower() == "bdf" else edfio.read_edf(file)
+    assert (header.kind, header.file) == ("edf", file)
+    assert header.leads == [signal.label for signal in theirs.signals] == ["ECG 0", "ECG 1", "ECG 2", "ECG 3"]
+    assert header.rates == tuple(signal.sampling_frequency for signal in theirs.signals)
+    assert header.units == tuple(signal.physical_dimension for signal in theirs.signals)
+    assert header.millivolts == (1e-3, 1, None, None)
+    assert (header.fs, header.n_samples, header.seconds) == (256, 2048, theirs.duration)
+    for gain, baseline, signal in zip(header.gain, header.baseline, theirs.signals, strict=True):
+        np.testing.assert_allclose((signal.digital - baseline)/gain, signal.data, atol=1e-9*3000)
+    assert header.comments == (f"patient: {theirs.local_patient_identification}",
+                               f"recording: {theirs.local_recording_identification}")
+    (part,) = header.segments
+    assert part.channels == (0, 1, 2, 3, None) and part.signals[4].name.endswith("Annotations")
+    assert check_signal_file(header) == () and header.files[0][1] == file.stat().st_size
+    # The samples lie where the segment says.
+    content = file.read_bytes()[part.signals[0].offset:]
+    width = 3 if ending.lower() == "bdf" else 2
+    first = int.from_bytes(content[:width], "little", signed=True)
+    assert first == theirs.signals[0].digital[0]
 
 
-    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-    @given(st.lists(st.integers(1, 1000), min_size=1, max_size=5), st.integers(1, 20), st.booleans(),
-           st.sampled_from(["edf", "bdf"]))
-    def test_random_edf_equals_edfio(tmp_path, rates, seconds, annotations, ending):
-        file = edf_file(tmp_path / f"r{time.perf_counter_ns()}.{ending}", rates, seconds, annotations, units=("mV",)*5)
-        header = read_header(file.with_suffix(""))
-        theirs = edfio.read_bdf(file) if ending == "bdf" else edfio.read_edf(file)
-        assert header.rates == tuple(signal.sampling_frequency for signal in theirs.signals)
-        assert (header.fs, header.n_samples) == (max(rates), max(rates)*seconds)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=5), st.integers(1, 20), st.booleans(),
+       st.sampled_from(["edf", "bdf"]))
+def test_random_edf_equals_edfio(tmp_path, rates, seconds, annotations, ending):
+    file = edf_file(tmp_path / f"r{time.perf_counter_ns()}.{ending}", rates, seconds, annotations, units=("mV",)*5)
+    header = read_header(file.with_suffix(""))
+    theirs = edfio.read_bdf(file) if ending == "bdf" else edfio.read_edf(file)
+    assert header.rates == tuple(signal.sampling_frequency for signal in theirs.signals)
+    assert (header.fs, header.n_samples) == (max(rates), max(rates)*seconds)
 
 
-    @pytest.mark.parametrize("ending", ["edf", "bdf"])
-    def test_gaps_of_discontinuous_edf(tmp_path, ending):
-        variant = ending.upper().encode() + b"+D"
-        file = times_of(edf_file(tmp_path / f"p1.{ending}", seconds=5), [0.5, 1.5, 4, 5, 100.25], variant)
-        header = read_header(tmp_path / "p1")
-        assert [(part.start, part.n_samples, part.first_frame, bool(part.signals)) for part in header.segments] == [
-            (0, 500, 0, True), (500, 375, 0, False), (875, 500, 2, True), (1375, 23563, 0, False), (24938, 250, 4, True)]
-        assert header.n_samples == 24938 + 250 and header.n_segments == 3
-        check_signal_file(header)
-        continuous = times_of(edf_file(tmp_path / f"p2.{ending}", seconds=5), [7, 8, 9, 10, 11], variant)
-        assert len(read_header(continuous.with_suffix("")).segments) == 1
-        for onsets, fact in (([0, 1, 0, 3, 4], "begins before the one before it"), ([0, 1, "x", 3, 4], "has no time"),
-                             ([0, 1, 2, 3, 10**11], "more than any recording has")):
-            with pytest.raises(DataError, match=fact):
-                read_header(times_of(edf_file(tmp_path / f"p3.{ending}", seconds=5), onsets, variant).with_suffix(""))
-            file.unlink(missing_ok=True)
+@pytest.mark.parametrize("ending", ["edf", "bdf"])
+def test_gaps_of_discontinuous_edf(tmp_path, ending):
+    variant = ending.upper().encode() + b"+D"
+    file = times_of(edf_file(tmp_path / f"p1.{ending}", seconds=5), [0.5, 1.5, 4, 5, 100.25], variant)
+    header = read_header(tmp_path / "p1")
+    assert [(part.start, part.n_samples, part.first_frame, bool(part.signals)) for part in header.segments] == [
+        (0, 500, 0, True), (500, 375, 0, False), (875, 500, 2, True), (1375, 23563, 0, False), (24938, 250, 4, True)]
+    assert header.n_samples == 24938 + 250 and header.n_segments == 3
+    check_signal_file(header)
+    continuous = times_of(edf_file(tmp_path / f"p2.{ending}", seconds=5), [7, 8, 9, 10, 11], variant)
+    assert len(read_header(continuous.with_suffix("")).segments) == 1
+    for onsets, fact in (([0, 1, 0, 3, 4], "begins before the one before it"), ([0, 1, "x", 3, 4], "has no time"),
+                         ([0, 1, 2, 3, 10**11], "more than any recording has")):
+        with pytest.raises(DataError, match=fact):
+            read_header(times_of(edf_file(tmp_path / f"p3.{ending}", seconds=5), onsets, variant).with_suffix(""))
+        file.unlink(missing_ok=True)
 
 
-    def test_damaged_edf_is_one_line(tmp_path):
-        good = edf_file(tmp_path / "p1.edf").read_bytes()
-        def damaged(at, new):
-            return good[:at] + new + good[at + len(new):]
-        for content, fact in {
-                good[:100]: "no readable EDF", b"": "no readable EDF", good[:600]: "ends within its header",
-                b"\0"*1000: "no readable EDF", damaged(252, b"9999"): "does not describe 9,999 signals",
-                damaged(252, b"x   "): "the number of signals is 'x', no number",
-                damaged(244, b"0       "): "a data record lasts 0 s", damaged(244, b"-1      "): "a data record lasts -1 s",
-                damaged(244, b"1e-300  "): "p1.edf", damaged(236, b"99999999"): "p1.edf: has",
-                damaged(236, b"nan     "): "the number of data records is 'nan', no number",
-                damaged(256 + 3*216, b"-5      "): "samples per data record"}.items():
-            (tmp_path / "p1.edf").write_bytes(content)
-            os.utime(tmp_path / "p1.edf", ns=(1, hash(fact) % 10**9))
-            with pytest.raises(DataError) as caught:
-                check_signal_file(read_header(tmp_path / "p1"))
-            assert fact in str(caught.value) and "p1.edf" in str(caught.value)
-        (tmp_path / "p1.edf").write_bytes(damaged(236, b"-1      "))
-        assert read_header(tmp_path / "p1").n_samples == 2000  # its length by its size
-        (tmp_path / "p1.edf").write_bytes(damaged(256 + 3*(16 + 80 + 8), b"3000    "))  # a range of nothing
-        header = read_header(tmp_path / "p1")
-        assert header.millivolts[0] is None and "not calibrated" in header.notes[0][1]
+def test_damaged_edf_is_one_line(tmp_path):
+    good = edf_file(tmp_path / "p1.edf").read_bytes()
+    def damaged(at, new):
+        return good[:at] + new + good[at + len(new):]
+    for content, fact in {
+            good[:100]: "no readable EDF", b"": "no readable EDF", good[:600]: "ends within its header",
+            b"\0"*1000: "no readable EDF", damaged(252, b"9999"): "does not describe 9,999 signals",
+            damaged(252, b"x   "): "the number of signals is 'x', no number",
+            damaged(244, b"0       "): "a data record lasts 0 s", damaged(244, b"-1      "): "a data record lasts -1 s",
+            damaged(244, b"1e-300  "): "p1.edf", damaged(236, b"99999999"): "p1.edf: has",
+            damaged(236, b"nan     "): "the number of data records is 'nan', no number",
+            damaged(256 + 3*216, b"-5      "): "samples per data record"}.items():
+        (tmp_path / "p1.edf").write_bytes(content)
+        os.utime(tmp_path / "p1.edf", ns=(1, hash(fact) % 10**9))
+        with pytest.raises(DataError) as caught:
+            check_signal_file(read_header(tmp_path / "p1"))
+        assert fact in str(caught.value) and "p1.edf" in str(caught.value)
+    (tmp_path / "p1.edf").write_bytes(damaged(236, b"-1      "))
+    assert read_header(tmp_path / "p1").n_samples == 2000  # its length by its size
+    (tmp_path / "p1.edf").write_bytes(damaged(256 + 3*(16 + 80 + 8), b"3000    "))  # a range of nothing
+    header = read_header(tmp_path / "p1")
+    assert header.millivolts[0] is None and "not calibrated" in header.notes[0][1]
 
 
-    def test_labels_of_edf_are_printable(tmp_path):
-        content = bytearray(edf_file(tmp_path / "p1.edf").read_bytes())
-        content[256:272] = b"ECG\x07\xe4 II".ljust(16)
-        content[8:20] = b"X M \x1b M\xc3\xbcller"[:12]
-        (tmp_path / "p2.edf").write_bytes(content)
-        header = read_header(tmp_path / "p2")
-        assert header.leads[0] == "ECG?ä II" and header.comments[0].startswith("patient: X M ? Mül")
+def test_labels_of_edf_are_printable(tmp_path):
+    content = bytearray(edf_file(tmp_path / "p1.edf").read_bytes())
+    content[256:272] = b"ECG\x07\xe4 II".ljust(16)
+    content[8:20] = b"X M \x1b M\xc3\xbcller"[:12]
+    (tmp_path / "p2.edf").write_bytes(content)
+    header = read_header(tmp_path / "p2")
+    assert header.leads[0] == "ECG?ä II" and header.comments[0].startswith("patient: X M ? Mül")
 
 
-    def test_wfdb_wins_and_edf_is_listed(tmp_path):
-        edf_file(tmp_path / "p1.edf")
-        edf_file(tmp_path / "p2.edf")
-        edf_file(tmp_path / "sub.bdf")
-        segment(tmp_path, "p1")
-        assert [path.name for path in all_headers(tmp_path)] == ["p1", "p2", "sub"]
-        assert (read_header(tmp_path / "p1").kind, read_header(tmp_path / "p2").kind) == ("wfdb", "edf")
-        inside = Database("e", "", {"a": ("ECG 0",)}, ["(N"], annotator="edf+")
-        assert [path.name for path in record_paths(tmp_path, inside)] == ["p2", "sub"]
-        # An EDF file that a WFDB header names as its signal file is no record of its own.
-        write(tmp_path, "p3", "p3 1 250 100\np2.edf 16+1024 1/uV 16 0 1 2 0 I\n")
-        assert [path.name for path in all_headers(tmp_path)] == ["p1", "p3", "sub"]
+def test_wfdb_wins_and_edf_is_listed(tmp_path):
+    edf_file(tmp_path / "p1.edf")
+    edf_file(tmp_path / "p2.edf")
+    edf_file(tmp_path / "sub.bdf")
+    segment(tmp_path, "p1")
+    assert [path.name for path in all_headers(tmp_path)] == ["p1", "p2", "sub"]
+    assert (read_header(tmp_path / "p1").kind, read_header(tmp_path / "p2").kind) == ("wfdb", "edf")
+    inside = Database("e", "", {"a": ("ECG 0",)}, ["(N"], annotator="edf+")
+    assert [path.name for path in record_paths(tmp_path, inside)] == ["p2", "sub"]
+    # An EDF file that a WFDB header names as its signal file is no record of its own.
+    write(tmp_path, "p3", "p3 1 250 100\np2.edf 16+1024 1/uV 16 0 1 2 0 I\n")
+    assert [path.name for path in all_headers(tmp_path)] == ["p1", "p3", "sub"]
 
 
-    def test_one_label_per_record_needs_no_annotation_file(tmp_path):
-        segment(tmp_path, "p1")
-        by_record = Database("c", "", {"a": ("I",)}, ["(N"], label_source="record")
-        assert [path.name for path in record_paths(tmp_path, by_record)] == ["p1"]
+def test_one_label_per_record_needs_no_annotation_file(tmp_path):
+    segment(tmp_path, "p1")
+    by_record = Database("c", "", {"a": ("I",)}, ["(N"], label_source="record")
+    assert [path.name for path in record_paths(tmp_path, by_record)] == ["p1"]
 
 
-    # ---------------------------------------------------------------- lists
+# ---------------------------------------------------------------- lists
 
 
-    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
-    def test_lists_of_many_hands(tmp_path, encoding):
-        for name in ("p1", "pat 2", "pä, 3", "extra", "x/p4"):
-            segment(tmp_path / Path(name).parent, Path(name).name)
-        text = "p1\r\npat 2  \n\n pä, 3\rp1\nx/p4.hea\n./p1\ngone 9\n"
-        (tmp_path / "RECORDS").write_bytes(text.encode(encoding))
-        found = listing(tmp_path)
-        assert found.here == ("p1", "pat 2", "pä, 3", "x/p4") and found.missing == ("gone 9",)
-        assert found.unlisted == ("extra",) and found.listed == ("gone 9", *found.here)
-        assert [record_name(path, tmp_path) for path in all_headers(tmp_path)] == list(found.here)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_lists_of_many_hands(tmp_path, encoding):
+    for name in ("p1", "pat 2", "pä, 3", "extra", "x/p4"):
+        segment(tmp_path / Path(name).parent, Path(name).name)
+    text = "p1\r\npat 2  \n\n pä, 3\rp1\nx/p4.hea\n./p1\ngone 9\n"
+    (tmp_path / "RECORDS").write_bytes(text.encode(encoding))
+    found = listing(tmp_path)
+    assert found.here == ("p1", "pat 2", "pä, 3", "x/p4") and found.missing == ("gone 9",)
+    assert found.unlisted == ("extra",) and found.listed == ("gone 9", *found.here)
+    assert [record_name(path, tmp_path) for path in all_headers(tmp_path)] == list(found.here)
 
 
-    def test_lists_of_folders(tmp_path):
-        "As the Challenge of 2021 lists them: folders, with a list of their own or without."
-        for name in ("a/g1/p1", "a/g1/p2", "b/p3", "b/p4"):
-            segment(tmp_path / Path(name).parent, Path(name).name)
-        (tmp_path / "RECORDS").write_text("a/g1/\nb\n")
-        (tmp_path / "a" / "g1" / "RECORDS").write_text("p1\np9\n")
-        found = listing(tmp_path)
-        assert found.here == ("a/g1/p1", "b/p3", "b/p4")
-        assert found.missing == ("a/g1/p9",) and found.unlisted == ("a/g1/p2",)
-        (tmp_path / "a" / "g1" / "RECORDS").write_text("../../b/p3\n")
-        with pytest.raises(DataError, match="g1/RECORDS.*leads out"):
-            all_headers(tmp_path)
-        (tmp_path / "RECORDS").write_text(".\n")  # itself
-        with pytest.raises(DataError, match="RECORDS: '.' is no name of a file"):
-            all_headers(tmp_path)
+def test_lists_of_folders(tmp_path):
+    "As the Challenge of 2021 lists them: folders, with a list of their own or without."
+    for name in ("a/g1/p1", "a/g1/p2", "b/p3", "b/p4"):
+        segment(tmp_path / Path(name).parent, Path(name).name)
+    (tmp_path / "RECORDS").write_text("a/g1/\nb\n")
+    (tmp_path / "a" / "g1" / "RECORDS").write_text("p1\np9\n")
+    found = listing(tmp_path)
+    assert found.here == ("a/g1/p1", "b/p3", "b/p4")
+    assert found.missing == ("a/g1/p9",) and found.unlisted == ("a/g1/p2",)
+    (tmp_path / "a" / "g1" / "RECORDS").write_text("../../b/p3\n")
+    with pytest.raises(DataError, match="g1/RECORDS.*leads out"):
+        all_headers(tmp_path)
+    (tmp_path / "RECORDS").write_text(".\n")  # itself
+    with pytest.raises(DataError, match="RECORDS: '.' is no name of a file"):
+        all_headers(tmp_path)
 
 
-    def test_links_in_lists_do_not_hang(tmp_path):
-        segment(tmp_path, "p1")
-        segment(tmp_path / "sub", "p2")
-        names = [f"loop{number}" for number in range(20)]
-        for name in names:
-            (tmp_path / name).symlink_to(tmp_path, target_is_directory=True)
-            (tmp_path / "sub" / name).symlink_to(tmp_path / "sub", target_is_directory=True)
-        (tmp_path / "root").symlink_to("/", target_is_directory=True)
-        (tmp_path / "RECORDS").write_text("\n".join(["p1", "sub", "root", *names]))
-        (tmp_path / "sub" / "RECORDS").write_text("\n".join(["p2", *names]*50))
+def test_links_in_lists_do_not_hang(tmp_path):
+    segment(tmp_path, "p1")
+    segment(tmp_path / "sub", "p2")
+    names = [f"loop{number}" for number in range(20)]
+    for name in names:
+        (tmp_path / name).symlink_to(tmp_path, target_is_directory=True)
+        (tmp_path / "sub" / name).symlink_to(tmp_path / "sub", target_is_directory=True)
+    (tmp_path / "root").symlink_to("/", target_is_directory=True)
+    (tmp_path / "RECORDS").write_text("\n".join(["p1", "sub", "root", *names]))
+    (tmp_path / "sub" / "RECORDS").write_text("\n".join(["p2", *names]*50))
+    with ends():
         found = listing(tmp_path)
         assert found.here == ("p1", "sub/p2") and len(found.missing) == 41
 

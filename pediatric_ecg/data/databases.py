@@ -182,7 +182,7 @@ def _check_names(database:'Database')->None:
 def _check_leads(database:'Database')->None:
     "At least one lead, and slots that can be read."
     if not database.modalities or not all(database.modalities.values()):
-        database.refuse('modalities: needs at least one modality with at least one lead')
+        database.refuse('modalities: needs at least one modality with at least one lead; name its leads')
     if sum(len(slots) for slots in database.modalities.values()) > 1000:
         database.refuse('modalities: has more than 1000 slots; name the leads that are to be used')
     for modality, slots in database.modalities.items():
@@ -210,7 +210,7 @@ def _check_markers(database:'Database')->None:
     if database.first_marker:
         named['first_marker'] = [database.first_marker]
     for name, grouping in database.groupings.items():
-        named[f'grouping {name}'] = grouping
+        named[f'groupings: {name}'] = grouping
         for label in grouping.values():
             if not _is_plain(label):
                 database.refuse(f'groupings: {name}: {label!r} is no name of a class; write one')
@@ -393,7 +393,7 @@ class Database:
         names = {entry.name for entry in fields(cls)}
         unknown = sorted(set(spec) - names)
         if unknown:
-            raise DataError(f'{where}: unknown key {unknown[0]!r}; known are {", ".join(sorted(names))}')
+            raise DataError(f'{where}: unknown key {unknown[0][:60]!r}; known are {", ".join(sorted(names))}')
         for key in ('name', 'modalities', 'markers'):
             if key not in spec:
                 raise DataError(f'{where}: the key {key!r} is missing; add it')

@@ -1121,5 +1121,5 @@ def lead_slots(
         raise DataError(f'{header.file}: its leads of {database.name!r} are no voltages ({units}); '
                         'correct the units in the header')
     raise DataError(f'{header.file}: has none of the leads of {database.name!r}, '
-                    f'but {" ".join(header.leads)}; '
+                    f'but {" ".join(header.leads)[:300]}; '
                     'name its leads under "modalities" in the specification')

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
@@ -230,8 +231,8 @@ def read_arrays(
                 with archive.open(entry) as stream:
                     content = stream.read(entry.file_size)
                 arrays[entry.filename.removesuffix('.npy')] = _array(content)
-    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError, zlib.error,
-            zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, SyntaxError,
+            TokenError, zlib.error, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise
         reason = ' '.join(str(error).split())[:100]

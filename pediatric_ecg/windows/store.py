@@ -15,6 +15,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from tokenize import TokenError
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -257,7 +258,7 @@ def _open_array(file, shape):
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             held, _, dtype = read(stream)
             begin = stream.tell()
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
         raise DataError(f'{file}: not readable as an array ({type(error).__name__}); {_REMEDY}') from None
     if held != shape:
         raise DataError(f'{file}: holds {held} where the manifest says {shape}; {_REMEDY}')
