@@ -45,6 +45,7 @@ from pediatric_ecg.data import (
 from pediatric_ecg.data.headers import all_headers, check_signal_file, lead_slots, record_paths
 from pediatric_ecg.data.rhythms import segment_frame
 from pediatric_ecg.windows import Preprocess, WindowStore, prepare
+from pediatric_ecg.windows.store import StoreWriter
 
 SECONDS = 5  # that a case may take
 BYTES = 10**9  # of memory that a case may ask for
@@ -122,6 +123,11 @@ def _ring(number, frame):
     raise Overtime
 
 
+def _silence():
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def _address_space():
     "Bytes of memory that the process has asked for."
     return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -130,10 +136,12 @@ def _address_space():
 def attempt(call, room, seconds=SECONDS):
     "Call with the folder, on a clock, in bounded memory. Raises `Fault` where it ends otherwise than it must."
     room = Path(room)
-    before = signal.signal(signal.SIGALRM, _ring)
+    # Time of the processor: a busy machine makes no fault. What waits is stopped by the clock on the wall.
+    before = [signal.signal(number, _ring) for number in (signal.SIGPROF, signal.SIGALRM)]
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (_address_space() + BYTES, limits[1]))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 12 * seconds)
     watch.room, watch.seen = str(room), []
     try:
         with warnings.catch_warnings():
@@ -142,7 +150,7 @@ def attempt(call, room, seconds=SECONDS):
     except Fault:
         raise
     except PediatricECGError as error:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _silence()
         _one_line(error, room)
     except Overtime as error:
         raise Fault(f"takes longer than {seconds} s", _place(error)) from None
@@ -152,8 +160,9 @@ def attempt(call, room, seconds=SECONDS):
         raise Fault(f"{type(error).__name__}: {error}"[:400], _place(error)) from error
     finally:
         watch.room = None
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        _silence()
+        signal.signal(signal.SIGPROF, before[0])
+        signal.signal(signal.SIGALRM, before[1])
         resource.setrlimit(resource.RLIMIT_AS, limits)
     if watch.seen:
         raise Fault(f"leaves its folder: {watch.seen[:3]}", f"leaves {watch.seen[0].split()[0]}")
@@ -668,6 +677,7 @@ def list_records(room):
 
 
 TABLE = "record,subject,age,gender\np1,A,7.5,F\np2,A,.14.3,M\np3,B,,\n"
+LABELS = "record,symbol,aux_note\np1,+,(N\np1,N,\np1,V,\np2,+,(AFIB\np2,N,\n"
 SUMS = "".join(f"{'0123456789abcdef' * 4}  {name}\n" for name in ("p1.hea", "p2.hea", "sub/p9.dat"))
 PEOPLE = Database("people", "", {"a": ("MLII",)}, {"(N": "n"}, subject_tables={"people.csv": "all"})
 
@@ -681,13 +691,24 @@ def tables(draw):
     )
     if draw(st.integers(0, 3)) == 0:
         files["SHA256SUMS.txt"] = draw(reworded([SUMS], r"[\s]"))
+    if draw(st.integers(0, 3)) == 0:
+        files["labels.csv"] = draw(reworded([LABELS], r"[\s,]"))
     return files
 
 
 def read_tables(room):
     "Subjects by a table; each record once."
+    from pediatric_ecg.data.annotations import read_label_table
     from pediatric_ecg.data.check import check_files
+    from pediatric_ecg.data.rhythms import label_segments
+    from pediatric_ecg.sim.studies import read_labels
 
+    if (room / "labels.csv").is_file():
+        for read in (read_labels, lambda file: label_segments(read_label_table(file), TOY)):
+            try:
+                read(room / "labels.csv")
+            except PediatricECGError as error:
+                _one_line(error, room)
     try:
         people = subjects(room, PEOPLE)
         require(people.record.is_unique, "a record stands twice in the table of subjects")
@@ -762,6 +783,26 @@ def use_specification(room):
     require(isinstance(report.text(), str), "no text")
 
 
+def _begin(folder):
+    "A store and a run that were begun and interrupted."
+    toy.database(folder / "db", patients=2)
+    finish, StoreWriter.finish = StoreWriter.finish, _interrupted
+    try:
+        prepare(folder / "db", folder / "store", n_jobs=1, progress=False)
+    except InterruptedError:
+        pass
+    finally:
+        StoreWriter.finish = finish
+    toy.write(
+        folder / "run.partial",
+        {"settings.json": {"seconds": 2.0, "quick": True}, "folds.json": {"folds": {}}},
+    )
+
+
+def _interrupted(*arguments):
+    raise InterruptedError
+
+
 @lru_cache
 def _template(kind):
     "The files of a small store, of a run folder, or of a network, by name."
@@ -776,6 +817,8 @@ def _template(kind):
             prepare(folder / "in", folder / "out", n_jobs=1, progress=False)
         elif kind == "run":
             made_up_run(folder / "out")
+        elif kind == "partial":
+            _begin(folder / "out")
         else:
             model = RhythmNet(RhythmNetConfig({"lead1": 1, "lead2": 1}, 2))
             extra = {
@@ -858,6 +901,20 @@ def load_network(room):
     RhythmNet.load(room)
     if (room / "config.json").stat().st_size % 4 == 0:
         annotate(room, room / "db" / "p1", room / "out")
+
+
+def go_on(room):
+    "An interrupted store and an interrupted run are continued."
+    from pediatric_ecg.experiments.run_folder import unfinished_run
+
+    try:
+        with unfinished_run(room / "run", {"seconds": 2.0, "quick": True}):
+            pass
+    except PediatricECGError as error:
+        _one_line(error, room)
+    (room / "store.partial" / "parts" / "00001.json").unlink(missing_ok=True)
+    store = prepare(room / "db", room / "store", n_jobs=1, progress=False)
+    require(len(store) == 18, f"windows: {len(store)}")
 
 
 @lru_cache
@@ -981,6 +1038,12 @@ TARGETS = {
     "runs": Target(
         st.deferred(lambda: damaged("run", ".*")), open_run, 1, "run", 30
     ),  # a page takes some seconds
+    "unfinished": Target(
+        st.deferred(lambda: damaged("partial", "store.partial.*0.*|.*parameters.json|run.partial.*")),
+        go_on,
+        1,
+        "partial",
+    ),
     "networks": Target(
         st.deferred(lambda: damaged("network", "config.json|model.*")), load_network, 1, "network"
     ),
@@ -1113,6 +1176,16 @@ FOUND = [
     ("runs", {"history.csv": replaced(b"target", b"tar\x03et")}),
     ("runs", {"similarity.json": b'{"a":' * 100_000}),
     ("runs", {"predictions.csv": replaced(b"\npatient,", b"\nother,")}),
+    ("stores", {"lead1.npy": replaced(b"NUMPY\x01\x00v\x00", b"NUMPY\x02\x00v\x00ff")}),
+    ("unfinished", {"store.partial/parts/00000.csv": b"r"}),
+    ("unfinished", {"store.partial/parts/00000.csv": b""}),
+    ("unfinished", {"store.partial/parts/00000.json": replaced(b'"(N": {', b'"524": {')}),
+    ("unfinished", {"store.partial/parts/00000.json": replaced(b"19.9", b'"19.9"')}),
+    ("unfinished", {"store.partial/parts/00000.lead1": b"\0"}),
+    ("unfinished", {"store.partial/parameters.json": DEEP}),
+    ("unfinished", {"run.partial/settings.json": DEEP}),
+    ("annotations", _notes(b"^\xfd^\xfd")),
+    ("headers", {"p1.hea": b"p1 1 125 100\np1.dat 16 1/" + b"9" * 5000 + b" 16 0 0 0 0 V1", "p1.dat": DATA}),
     ("networks", {"config.json": DEEP}),
     ("networks", {"config.json": with_json(seconds=None)}),
     ("networks", {"config.json": with_model(ff=10**12)}),
@@ -1144,7 +1217,7 @@ def run_long(name, cases, number, where):
         nonlocal tried, slowest
         tried += 1
         start = time.perf_counter()
-        faulthandler.dump_traceback_later(60, exit=True)
+        faulthandler.dump_traceback_later(600, exit=True)
         try:
             try_case(name, case, where)
         except Fault as fault:

@@ -1,5 +1,7 @@
 """Files as nobody meant them, the short form: the same cases each time, and all that the longer form once found."""
 
+import time
+
 import fuzz
 import pytest
 import toy
@@ -14,6 +16,7 @@ CASES = {
     "specifications": 120,
     "stores": 80,
     "runs": 15,
+    "unfinished": 25,
     "networks": 25,
     "edf": 60,
     "folders": 15,
@@ -52,6 +55,10 @@ def test_what_was_found(tmp_path, name, case):
     fuzz.try_case(name, case, tmp_path)
 
 
+def waits(room):
+    time.sleep(60)
+
+
 def loops(room):
     while True:
         pass
@@ -85,6 +92,7 @@ def fails(room):
     "call, says",
     [
         (loops, "longer than"),
+        (waits, "longer than"),
         (explodes, "MemoryError"),
         (says_nothing, "neither file nor key"),
         (leaves, "leaves its folder"),
@@ -97,4 +105,4 @@ def test_the_fuzzer_sees(tmp_path, call, says):
     "What it must not overlook."
     toy.write(tmp_path, {"outside.hea": "", "room/p1.hea": ""})
     with pytest.raises(fuzz.Fault, match=says):
-        fuzz.attempt(call, tmp_path / "room", 0.5)
+        fuzz.attempt(call, tmp_path / "room", 0.1)

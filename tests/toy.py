@@ -156,8 +156,9 @@ def decode(content):
             clock += step - (1 << 32) if step >= 1 << 31 else step
             at += 4
         elif code == AUX:
-            sample, symbol, _ = rows.pop()
-            rows.append((sample, symbol, content[at : at + number]))
+            if rows:
+                sample, symbol, _ = rows.pop()
+                rows.append((sample, symbol, content[at : at + number]))
             at += number + number % 2
         elif code < SKIP:
             clock += number

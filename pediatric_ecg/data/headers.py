@@ -1117,7 +1117,7 @@ def lead_slots(
     named = match_slots(header.leads, database.modalities)
     other = {channel for channels in named.values() for channel in channels} - {None}
     if other:
-        units = ', '.join(f'{header.leads[i]} in {header.units[i]!r}' for i in sorted(other))
+        units = ', '.join(f'{header.leads[i]} in {_shortened(header.units[i])}' for i in sorted(other))
         raise DataError(f'{header.file}: its leads of {database.name!r} are no voltages ({units}); '
                         'correct the units in the header')
     raise DataError(f'{header.file}: has none of the leads of {database.name!r}, '
