@@ -110,7 +110,8 @@ def ends_well(read, folder, file):
         except DataError as error:
             text = str(error)
             # A value may be right in itself and contradict another file, which is named then
-            named = any(path.name in text for path in [file, *folder.rglob("*.*")]) or f"{folder}: checkpoints of" in text
+            named = any(path.name in text for path in [file, *folder.rglob("*.*")])
+            named = named or f"{folder}: checkpoints of" in text
             assert named and "\n" not in text and len(text) < 1500, text
             assert any(separator in text for separator in ("; ", ": name", ": copy")), text
             refused = True

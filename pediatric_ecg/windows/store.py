@@ -259,7 +259,7 @@ def _open_array(file, shape):
             held, _, dtype = read(stream)
             begin = stream.tell()
     except (OSError, ValueError, EOFError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
-        raise DataError(f'{file}: not readable as an array ({type(error).__name__}); {_REMEDY}') from None
+        raise DataError(f'{file}: not readable as an array; {_REMEDY}') from None
     if held != shape:
         raise DataError(f'{file}: holds {held} where the manifest says {shape}; {_REMEDY}')
     if dtype.kind != 'f' or size != begin + dtype.itemsize*math.prod(shape):
