@@ -32,8 +32,8 @@ from scipy import signal
 
 from pediatric_ecg.core import shared
 from pediatric_ecg.data import get_database, group, read_header, segments
-from pediatric_ecg.data.records import Reader
 from pediatric_ecg.data.headers import lead_slots, record_paths
+from pediatric_ecg.data.records import Reader
 from pediatric_ecg.windows import Preprocess, WindowStore, cut, prepare
 from pediatric_ecg.windows._resample import ceil_div, ratio, taps
 from pediatric_ecg.windows.signals import apply, design, n_out, needed

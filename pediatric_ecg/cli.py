@@ -370,16 +370,13 @@ def complaint(
         return None
     return ' '.join(text.split()) or type(error).__name__
 
-def _ready(argv):
-    "See to what a command needs around it: a working folder that is there, and matplotlib as it comes."
-    from pediatric_ecg.core import DataError
-    from pediatric_ecg.surroundings import import_matplotlib
+def _working_folder_is_there():
+    "Whether the folder is still there in which the command was called; without one even imports fail."
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise DataError('the working folder is there no longer; change into another one') from None
-    if not {'-h', '--help', '--version'} & set(argv): # a help text waits for nothing
-        import_matplotlib()
+        return False
+    return True
 
 def _drop_output():
     "What is still waiting to be printed goes nowhere: it could not be written, and Python would try again at its end."
@@ -396,11 +393,16 @@ def main(
     argv:list|None=None, # Arguments; default: those of the process
 )->int: # Exit code
     "The entry point of the command `pediatric-ecg`."
-    from pediatric_ecg.surroundings import plain_output
     argv = list(sys.argv[1:] if argv is None else argv)
+    if not _working_folder_is_there():
+        print('pediatric-ecg: error: the working folder is there no longer; change into another one',
+              file=sys.stderr)
+        return 2
+    from pediatric_ecg.surroundings import import_matplotlib, plain_output
     plain_output(sys.stdout, sys.stderr) # before the work, which must not be lost for a letter
     try:
-        _ready(argv)
+        if not {'-h', '--help', '--version'} & set(argv): # a help text waits for nothing
+            import_matplotlib()
         arguments = [argument for argument in argv if argument != '--debug']
         code = app(args=arguments, prog_name='pediatric-ecg', standalone_mode=False) or 0
         if sys.stdout is not None:

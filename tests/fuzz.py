@@ -1,9 +1,10 @@
-"""A fuzzer: files as nobody meant them. Each ends in a result or in one clear line, soon, in little memory, in its folder.
+"""A fuzzer: files as nobody meant them. Each ends in a result or in one clear line, soon, and in its folder.
 
 `tests/test_fuzz.py` runs the short form, the same cases each time. The longer form draws others with each seed:
 
     python tests/fuzz.py --cases 21000 --seed 1
 """
+
 import argparse
 import faulthandler
 import json
@@ -44,6 +45,7 @@ from pediatric_ecg.data import (
 from pediatric_ecg.data.headers import all_headers, check_signal_file, lead_slots, record_paths
 from pediatric_ecg.data.rhythms import segment_frame
 from pediatric_ecg.windows import Preprocess, WindowStore, prepare
+from pediatric_ecg.windows.store import StoreWriter
 
 SECONDS = 5  # that a case may take
 BYTES = 10**9  # of memory that a case may ask for
@@ -81,9 +83,20 @@ class Watch:
         sys.addaudithook(self)
 
     def __call__(self, event, arguments):
-        if self.room is None or event not in ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink"):
+        if self.room is None or event not in (
+            "open",
+            "os.mkdir",
+            "os.remove",
+            "os.rename",
+            "os.rmdir",
+            "os.symlink",
+        ):
             return
-        if event != "open" and any(isinstance(part, int) and part >= 0 for part in arguments[-2:]) and event != "os.mkdir":
+        if (
+            event != "open"
+            and any(isinstance(part, int) and part >= 0 for part in arguments[-2:])
+            and event != "os.mkdir"
+        ):
             return  # relative to a folder that was opened before, as shutil.rmtree does it
         writes = event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         for path in arguments[: 2 if event in ("os.rename", "os.symlink") else 1]:
@@ -110,6 +123,11 @@ def _ring(number, frame):
     raise Overtime
 
 
+def _silence():
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def _address_space():
     "Bytes of memory that the process has asked for."
     return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -118,10 +136,12 @@ def _address_space():
 def attempt(call, room, seconds=SECONDS):
     "Call with the folder, on a clock, in bounded memory. Raises `Fault` where it ends otherwise than it must."
     room = Path(room)
-    before = signal.signal(signal.SIGALRM, _ring)
+    # Time of the processor: a busy machine makes no fault. What waits is stopped by the clock on the wall.
+    before = [signal.signal(number, _ring) for number in (signal.SIGPROF, signal.SIGALRM)]
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (_address_space() + BYTES, limits[1]))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 12 * seconds)
     watch.room, watch.seen = str(room), []
     try:
         with warnings.catch_warnings():
@@ -130,7 +150,7 @@ def attempt(call, room, seconds=SECONDS):
     except Fault:
         raise
     except PediatricECGError as error:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _silence()
         _one_line(error, room)
     except Overtime as error:
         raise Fault(f"takes longer than {seconds} s", _place(error)) from None
@@ -140,8 +160,9 @@ def attempt(call, room, seconds=SECONDS):
         raise Fault(f"{type(error).__name__}: {error}"[:400], _place(error)) from error
     finally:
         watch.room = None
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        _silence()
+        signal.signal(signal.SIGPROF, before[0])
+        signal.signal(signal.SIGALRM, before[1])
         resource.setrlimit(resource.RLIMIT_AS, limits)
     if watch.seen:
         raise Fault(f"leaves its folder: {watch.seen[:3]}", f"leaves {watch.seen[0].split()[0]}")
@@ -163,7 +184,11 @@ def _one_line(error, room):
         raise Fault(f"no single short line: {message[:300]!r}", f"line {place}") from error
     if "MemoryError" in message or "can't allocate" in message:
         raise Fault(f"out of memory: {message[:300]!r}", f"memory {place}") from error
-    names = [str(room), *(path.name for path in room.rglob("*")), *(path.stem for path in room.rglob("*.hea"))]
+    names = [
+        str(room),
+        *(path.name for path in room.rglob("*")),
+        *(path.stem for path in room.rglob("*.hea")),
+    ]
     if not any(name in message for name in names) and not re.search("['\"]|config|database", message):
         raise Fault(f"names neither file nor key: {message[:300]!r}", f"nameless {place}") from error
 
@@ -171,12 +196,13 @@ def _one_line(error, room):
 # ── Bytes and texts as they should not be ─────────────────────────────────────────────────────────────────────────
 
 TOKENS = (
-    "", "0", "-1", "1", "2", "7", "1e308", "1e-320", "nan", "inf", "-inf", "99999999", "99999999999999999999", "9" * 400,
-    "9" * 5000, "0x10", "٣", "²", "1_000", "1.5", "+5", "-0", "1e5", "~", "..", "../up", "/etc/passwd", "/abs/x", "~root",
-    "C:\\x", "a b", "a,b", "ü", "µV", "μV", "uV", "V", "mmHg", "%s", "{}", '"', "'", "#", "p1", "p1.dat", "p1_1", "x" * 300,
-    "\0", "\x1b[31m", "\u2028", "\ufeff", "0/", "1/1", "16x0", "16x-1", "16x99999999", "16:99999999", "16+99999999999",
-    "16x4", "212", "8", "24", "32", "508", "524", "311", "1(5)/mV", "0/mV", "-200/mV", "nan/mV", "200(9999999999)/mV",
-    "12:30:00", "99:99:99", "24/12/1989", "31/02/2000", "12345678901",
+    "", "0", "-1", "1", "2", "7", "1e308", "1e-320", "nan", "inf", "-inf", "99999999", "99999999999999999999",
+    "9" * 400, "9" * 5000, "0x10", "٣", "²", "1_000", "1.5", "+5", "-0", "1e5", "~", "..", "../up", "/etc/passwd",
+    "/abs/x", "~root", "C:\\x", "a b", "a,b", "ü", "µV", "μV", "uV", "V", "mmHg", "%s", "{}", '"', "'", "#", "p1",
+    "p1.dat", "p1_1", "x" * 300, "\0", "\x1b[31m", "\u2028", "\ufeff", "0/", "1/1", "16x0", "16x-1",
+    "16x99999999", "16:99999999", "16+99999999999", "16x4", "212", "8", "24", "32", "508", "524", "311", "1(5)/mV",
+    "0/mV", "-200/mV", "nan/mV", "200(9999999999)/mV", "12:30:00", "99:99:99", "24/12/1989", "31/02/2000",
+    "12345678901",
 )  # fmt: skip
 NASTY = st.sampled_from(TOKENS)
 
@@ -229,11 +255,42 @@ def reworded(draw, texts, separators=r"[\s/:x+()]"):
 
 
 VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-2, 3), st.sampled_from([10**6, 10**12, -(10**12), 2**63, 10**30]),
-    st.floats(allow_nan=False), NASTY, st.sampled_from([[], {}, [[]], [None], {"": ""}, {"a": {"b": 1}}, ["a", 1], [{}]]),
-    st.sampled_from(["(", "[[", "(a+)+$", "(?P<age>", "/[/", "/CS 1/2/", "/^CS/", "CS 1/2", "#0", "#99999999999", "|", "//",
-                     "/a", r"(\d+", "(N", "(AFIB", "[]", "atr", ".atr", "../x", "edf+", "record", "first", "skip"]),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 3),
+    st.sampled_from([10**6, 10**12, -(10**12), 2**63, 10**30]),
+    st.floats(allow_nan=False),
+    NASTY,
+    st.sampled_from([[], {}, [[]], [None], {"": ""}, {"a": {"b": 1}}, ["a", 1], [{}]]),
+    st.sampled_from(
+        [
+            "(",
+            "[[",
+            "(a+)+$",
+            "(?P<age>",
+            "/[/",
+            "/CS 1/2/",
+            "/^CS/",
+            "CS 1/2",
+            "#0",
+            "#99999999999",
+            "|",
+            "//",
+            "/a",
+            r"(\d+",
+            "(N",
+            "(AFIB",
+            "[]",
+            "atr",
+            ".atr",
+            "../x",
+            "edf+",
+            "record",
+            "first",
+            "skip",
+        ]
+    ),
+)
 
 
 def _places(value, path=()):
@@ -267,8 +324,23 @@ def misjudged(draw, texts):
     if how == 0:
         content = draw(mutated(content))
     elif how == 1:
-        content = draw(st.sampled_from([b"", b"[]", b"null", b"3", b'"a"', b"[" * 100_000, b'{"a":' * 100_000, b"NaN",
-                                        b"\xff\xfe{\x00}\x00", b"{}", b'{"name": "a", "name": "b"}']))  # fmt: skip
+        content = draw(
+            st.sampled_from(
+                [
+                    b"",
+                    b"[]",
+                    b"null",
+                    b"3",
+                    b'"a"',
+                    b"[" * 100_000,
+                    b'{"a":' * 100_000,
+                    b"NaN",
+                    b"\xff\xfe{\x00}\x00",
+                    b"{}",
+                    b'{"name": "a", "name": "b"}',
+                ]
+            )
+        )
     elif how == 2:
         content = b"\xef\xbb\xbf" + content
     return content
@@ -298,7 +370,9 @@ HEADERS = (
     "p1 1 125 100\nsub/p1.dat 16 1000/mV 16 0 0 0 0 V1\n",
 )
 SEGMENT = "p1_{} 2 125 100\np1_{}.dat 16 1000/mV 16 0 0 0 0 MLII\np1_{}.dat 16 1000/mV 16 0 0 0 0 V1\n"
-TOY = Database("toy", "", {"lead1": ("MLII|V5", "/^CS/"), "lead2": ("V1|#1",)}, {"(N": "sinus", "(AFIB": "fibrillation"})
+TOY = Database(
+    "toy", "", {"lead1": ("MLII|V5", "/^CS/"), "lead2": ("V1|#1",)}, {"(N": "sinus", "(AFIB": "fibrillation"}
+)
 
 
 @st.composite
@@ -308,8 +382,13 @@ def header_files(draw):
     segments = [SEGMENT.replace("{}", str(number)) for number in range(3)]
     layout = "p1_0 2 125 0\n~ 0 1000/mV 16 0 0 0 0 MLII\n~ 0 1000/mV 16 0 0 0 0 V1\n"
     if b"p1_1" in files["p1.hea"] or draw(st.integers(0, 9)) == 0:
-        files |= {"p1_0.hea": layout.encode(), "p1_1.hea": segments[1].encode(), "p1_2.hea": segments[2].encode(),
-                  "p1_1.dat": DATA[:400], "p1_2.dat": DATA[400:]}  # fmt: skip
+        files |= {
+            "p1_0.hea": layout.encode(),
+            "p1_1.hea": segments[1].encode(),
+            "p1_2.hea": segments[2].encode(),
+            "p1_1.dat": DATA[:400],
+            "p1_2.dat": DATA[400:],
+        }
         broken = draw(st.sampled_from(["p1_0.hea", "p1_1.hea", "p1_2.hea", "", "", ""]))
         if broken:
             files[broken] = draw(reworded([files[broken].decode()]))
@@ -331,14 +410,29 @@ def read_record(room):
     check_signal_file(header)
     whole = read_signals(room / "p1", 0, 400)
     length = min(400, header.n_samples)
-    require(whole.shape == (length, len(header.leads)), f"shape: {whole.shape} of {length} × {len(header.leads)}")
+    require(
+        whole.shape == (length, len(header.leads)), f"shape: {whole.shape} of {length} × {len(header.leads)}"
+    )
     require(whole.dtype == np.float64, f"kind of number: {whole.dtype}")
     if length > 40:
         part = read_signals(room / "p1", 11, 37)
-        require(np.array_equal(part, whole[11:37], equal_nan=True), "a part is not the same part of the whole")
+        require(
+            np.array_equal(part, whole[11:37], equal_nan=True), "a part is not the same part of the whole"
+        )
 
 
-BYTES_OF = {"16": 2, "212": 1.5, "24": 3, "32": 4, "8": 1, "80": 1, "61": 2, "160": 2, "310": 4 / 3, "311": 4 / 3}
+BYTES_OF = {
+    "16": 2,
+    "212": 1.5,
+    "24": 3,
+    "32": 4,
+    "8": 1,
+    "80": 1,
+    "61": 2,
+    "160": 2,
+    "310": 4 / 3,
+    "311": 4 / 3,
+}
 FACTORS = {"mV": 1, "uV": 1e-3, "V": 1e3, "nV": 1e-6, "": 1}  # to mV
 ODD_UNITS = ("mmHg", "degC")
 
@@ -352,25 +446,31 @@ def signal_files(draw):
     several = draw(st.integers(0, 3)) == 0 and number > 1
     offset = draw(st.sampled_from([0, 0, 0, 24, 7]))
     lines, sizes = [], {}
-    for signal in range(number):
+    for lead in range(number):
         samples = draw(st.sampled_from([1, 1, 1, 2, 4]))
         gain = draw(st.sampled_from(["200", "1000.5", "-50", "1", "0", "2e2"]))
         baseline = draw(st.sampled_from(["", "", "(0)", "(12)", "(-5)"]))
         units = draw(st.sampled_from([*FACTORS, "mV", "mV", *ODD_UNITS]))
-        name = f"p1{'ab'[signal > 0] if several else ''}.dat"
+        name = f"p1{'ab'[lead > 0] if several else ''}.dat"
         zero = draw(st.sampled_from(["0", "0", "1024", "-7"]))
         line = f"{name} {fmt}{f'x{samples}' * (samples > 1)}{f'+{offset}' * (offset > 0)}"
-        fields = [f"{gain}{baseline}{f'/{units}' * (units != '')}", "12", zero, "0", "0", "0", f"lead {signal}"]
+        fields = [f"{gain}{baseline}{f'/{units}' * (units != '')}", "12", zero, "0", "0", "0", f"lead {lead}"]
         # Without a first value format 8 begins at the zero of the converter; wfdb lets it begin at 0
         shown = draw(st.sampled_from([7, 7, 7, 1, 3])) if fmt != "8" else 7
         lines.append(" ".join([line, *fields[:shown]]))
         sizes[name] = sizes.get(name, 0) + samples
-    length = draw(st.sampled_from([f" {frames}", f" {frames}", f" {frames} 12:30:00", f" {frames} 12:30:00 24/12/1989"]))
-    text = "\n".join([f"p1 {number} {draw(st.sampled_from(['125', '360', '999.5', '250/50(3)']))}{length}", *lines, "# a"])
+    length = draw(
+        st.sampled_from([f" {frames}", f" {frames}", f" {frames} 12:30:00", f" {frames} 12:30:00 24/12/1989"])
+    )
+    text = "\n".join(
+        [f"p1 {number} {draw(st.sampled_from(['125', '360', '999.5', '250/50(3)']))}{length}", *lines, "# a"]
+    )
     files = {"p1.hea": text.encode()}
     seed = draw(st.integers(0, 2**16))
     for name, samples in sizes.items():
-        content = np.random.default_rng(seed).bytes(4 * int(np.ceil(samples * frames * BYTES_OF[fmt] / 4)) + 8)
+        content = np.random.default_rng(seed).bytes(
+            4 * int(np.ceil(samples * frames * BYTES_OF[fmt] / 4)) + 8
+        )
         if fmt == "311":  # three samples of ten bits in four bytes; wfdb takes eleven for the third
             content = (np.frombuffer(content, "<u4") & 0x3FFFFFFF).tobytes()
         files[name] = bytes(offset) + content
@@ -389,7 +489,10 @@ def read_as_wfdb(room):
             record = wfdb.rdrecord(str(room / "p1"), smooth_frames=False)
         except Exception:  # what wfdb cannot read is no oracle
             return
-    require(record.fs * header.finest == header.fs or header.finest == 1, f"rate: {header.fs}, by wfdb {record.fs}")
+    require(
+        record.fs * header.finest == header.fs or header.finest == 1,
+        f"rate: {header.fs}, by wfdb {record.fs}",
+    )
     for lead, theirs in enumerate(record.e_p_signal):
         factor = FACTORS.get(record.units[lead])
         require((header.millivolts[lead] is None) == (factor is None), f"unit: {record.units[lead]}")
@@ -399,18 +502,55 @@ def read_as_wfdb(room):
         same = np.allclose(whole[:, lead], expected, rtol=1e-9, atol=1e-12, equal_nan=True)
         require(same, f"values: of lead {lead}: {whole[:5, lead]}, by wfdb {expected[:5]}")
     part = read_signals(room / "p1", 1, 2 + ticks // 2)
-    require(np.array_equal(part, whole[1 : 2 + ticks // 2], equal_nan=True), "a part is not the same part of the whole")
+    require(
+        np.array_equal(part, whole[1 : 2 + ticks // 2], equal_nan=True),
+        "a part is not the same part of the whole",
+    )
 
 
 NOTES = st.lists(
-    st.tuples(st.integers(-40, 300), st.sampled_from("NNV~+++[]|"), st.sampled_from(
-        ["", "(N", "(AFIB", "(N\0", "(ü", "(", "(VT", "## time resolution: 250", "a, b", "\udcff", " (N ", "(AFIB" * 40])),
+    st.tuples(
+        st.integers(-40, 300),
+        st.sampled_from("NNV~+++[]|"),
+        st.sampled_from(
+            [
+                "",
+                "(N",
+                "(AFIB",
+                "(N\0",
+                "(ü",
+                "(",
+                "(VT",
+                "## time resolution: 250",
+                "a, b",
+                "\udcff",
+                " (N ",
+                "(AFIB" * 40,
+            ]
+        ),
+    ),
     max_size=8,
-)  # fmt: skip
-REMARKS = ("## time resolution: 125", "## time resolution: 250.5", "## time resolution: 0", "## time resolution: -1",
-           "## time resolution: nan", "## time resolution: 1e300", "## time resolution: ", "## reviewed twice",
-           "## annotation type definitions", "42 X Tachycardias", "99 N x", "1 N normal", "42 X", "42", "-1 Q a",
-           "## end of definitions", "##", "# a")  # fmt: skip
+)
+REMARKS = (
+    "## time resolution: 125",
+    "## time resolution: 250.5",
+    "## time resolution: 0",
+    "## time resolution: -1",
+    "## time resolution: nan",
+    "## time resolution: 1e300",
+    "## time resolution: ",
+    "## reviewed twice",
+    "## annotation type definitions",
+    "42 X Tachycardias",
+    "99 N x",
+    "1 N normal",
+    "42 X",
+    "42",
+    "-1 Q a",
+    "## end of definitions",
+    "##",
+    "# a",
+)
 
 
 @st.composite
@@ -442,9 +582,18 @@ VOCABULARIES = (
     TOY,
     LEIPZIG,
     MITDB,
-    Database("spans", "", {"a": ("MLII",)}, {"(N": "n", "(VF": "vf"}, spans={"[]": "(VF"}, first_marker="(N",
-             symbol_markers={"|": "(N"}, beats_annotator="qrs", unusable_pair="~"),
-)  # fmt: skip
+    Database(
+        "spans",
+        "",
+        {"a": ("MLII",)},
+        {"(N": "n", "(VF": "vf"},
+        spans={"[]": "(VF"},
+        first_marker="(N",
+        symbol_markers={"|": "(N"},
+        beats_annotator="qrs",
+        unusable_pair="~",
+    ),
+)
 
 
 def same_as_decoded(room):
@@ -452,15 +601,23 @@ def same_as_decoded(room):
     content = (room / "p1.atr").read_bytes()
     decoded = toy.decode(content)
     symbols = {code: symbol for symbol, code in toy.CODES.items()}
-    plain = read_header(room / "p1").finest == 1 and all(code in symbols and code != 22 for _, code, _ in decoded)
+    plain = read_header(room / "p1").finest == 1 and all(
+        code in symbols and code != 22 for _, code, _ in decoded
+    )
     if not plain or b"##" in content:
         return
     notes = read_annotations(room / "p1", TOY)
-    require(notes["sample"].tolist() == [sample for sample, _, _ in decoded], f"samples: {notes['sample'].tolist()}")
+    require(
+        notes["sample"].tolist() == [sample for sample, _, _ in decoded],
+        f"samples: {notes['sample'].tolist()}",
+    )
     require(list(notes.symbol) == [symbols[code] for _, code, _ in decoded], f"symbols: {list(notes.symbol)}")
     texts = [aux.split(b"\0")[0].strip() for _, _, aux in decoded]
-    require([text.isascii() and text.decode() or None for text in texts] == [
-        text if part.isascii() and text else None for text, part in zip(notes.aux, texts, strict=True)], f"aux: {texts}")
+    require(
+        [text.isascii() and text.decode() or None for text in texts]
+        == [text if part.isascii() and text else None for text, part in zip(notes.aux, texts, strict=True)],
+        f"aux: {texts}",
+    )
 
 
 def read_notes(room):
@@ -480,7 +637,9 @@ def read_notes(room):
             require(all(isinstance(text, str) for text in notes.symbol), "a symbol is no text")
             table = segment_frame(notes, length, database, where=str(room / "p1.atr"))
             require((table.end > table.start).all(), "an empty segment")
-            require((table.start >= 0).all() and (table.end <= length).all(), "a segment outside of the record")
+            require(
+                (table.start >= 0).all() and (table.end <= length).all(), "a segment outside of the record"
+            )
         except PediatricECGError as error:
             _one_line(error, room)
 
@@ -488,7 +647,9 @@ def read_notes(room):
 @st.composite
 def record_lists(draw):
     "A list of records and some of them."
-    names = st.one_of(st.sampled_from(["p1", "p1", "sub/p2", "p1 ", " p1", "p 3", "p1.hea", "pü", "."]), NASTY)
+    names = st.one_of(
+        st.sampled_from(["p1", "p1", "sub/p2", "p1 ", " p1", "p 3", "p1.hea", "pü", "."]), NASTY
+    )
     lines = draw(st.lists(names, max_size=5))
     content = draw(st.sampled_from(["\n", "\r\n", "\r", " "])).join(lines)
     encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "latin-1", "utf-16", "cp1252"]))
@@ -497,7 +658,10 @@ def record_lists(draw):
         content = draw(mutated(content))
     files = {"RECORDS": content}
     for name in draw(st.sampled_from([["p1"], ["p1", "sub/p2"], ["p1", "p 3", "pü"], []])):
-        files |= {f"{name}.hea": toy.header(name.split("/")[-1], samples="200").encode(), f"{name}.atr": toy.annotations()}
+        files |= {
+            f"{name}.hea": toy.header(name.split("/")[-1], samples="200").encode(),
+            f"{name}.atr": toy.annotations(),
+        }
     if draw(st.integers(0, 5)) == 0:
         files["._p1.hea"] = b"\0\5\x16\7"
     return files
@@ -513,6 +677,7 @@ def list_records(room):
 
 
 TABLE = "record,subject,age,gender\np1,A,7.5,F\np2,A,.14.3,M\np3,B,,\n"
+LABELS = "record,symbol,aux_note\np1,+,(N\np1,N,\np1,V,\np2,+,(AFIB\np2,N,\n"
 SUMS = "".join(f"{'0123456789abcdef' * 4}  {name}\n" for name in ("p1.hea", "p2.hea", "sub/p9.dat"))
 PEOPLE = Database("people", "", {"a": ("MLII",)}, {"(N": "n"}, subject_tables={"people.csv": "all"})
 
@@ -521,16 +686,29 @@ PEOPLE = Database("people", "", {"a": ("MLII",)}, {"(N": "n"}, subject_tables={"
 def tables(draw):
     "A table of subjects, and a list of checksums."
     files = {f"p{number}.hea": toy.header(f"p{number}").encode() for number in (1, 2, 3)}
-    files["people.csv"] = draw(reworded([TABLE, TABLE.replace(",", ";"), TABLE.replace("p1", "p1 ")], r"[\s,;]"))
+    files["people.csv"] = draw(
+        reworded([TABLE, TABLE.replace(",", ";"), TABLE.replace("p1", "p1 ")], r"[\s,;]")
+    )
     if draw(st.integers(0, 3)) == 0:
         files["SHA256SUMS.txt"] = draw(reworded([SUMS], r"[\s]"))
+    if draw(st.integers(0, 3)) == 0:
+        files["labels.csv"] = draw(reworded([LABELS], r"[\s,]"))
     return files
 
 
 def read_tables(room):
     "Subjects by a table; each record once."
+    from pediatric_ecg.data.annotations import read_label_table
     from pediatric_ecg.data.check import check_files
+    from pediatric_ecg.data.rhythms import label_segments
+    from pediatric_ecg.sim.studies import read_labels
 
+    if (room / "labels.csv").is_file():
+        for read in (read_labels, lambda file: label_segments(read_label_table(file), TOY)):
+            try:
+                read(room / "labels.csv")
+            except PediatricECGError as error:
+                _one_line(error, room)
     try:
         people = subjects(room, PEOPLE)
         require(people.record.is_unique, "a record stands twice in the table of subjects")
@@ -544,17 +722,40 @@ def read_tables(room):
 def _specifications():
     "Specifications that hold, as a user might begin with."
     toy_spec = toy.SPEC | {
-        "groupings": {"default": {"(N": "N"}}, "subject_pattern": r"p(\d)", "fs": 125, "symbols": [[42, "X", "other"]],
-        "fits": {"(N": ["N"]}, "neutral": ["V"], "skip": {"p9": "broken"}, "spans": {"[]": "(AFIB"}, "mains": 60,
-        "symbol_markers": {"|": "(N"}, "aliases": {"(NSR": "(N"}, "notes": ["a note"], "size_mb": 1.5,
-        "subject_tables": {"people.csv": "all"}, "subject_columns": {"id": "record"}, "records": r"p\d",
-        "errata": {"flat p1 *": "known"}, "comment_pattern": r"(?P<age>\d+) (?P<gender>[MF])", "beats_annotator": "qrs",
-    }  # fmt: skip
+        "groupings": {"default": {"(N": "N"}},
+        "subject_pattern": r"p(\d)",
+        "fs": 125,
+        "symbols": [[42, "X", "other"]],
+        "fits": {"(N": ["N"]},
+        "neutral": ["V"],
+        "skip": {"p9": "broken"},
+        "spans": {"[]": "(AFIB"},
+        "mains": 60,
+        "symbol_markers": {"|": "(N"},
+        "aliases": {"(NSR": "(N"},
+        "notes": ["a note"],
+        "size_mb": 1.5,
+        "subject_tables": {"people.csv": "all"},
+        "subject_columns": {"id": "record"},
+        "records": r"p\d",
+        "errata": {"flat p1 *": "known"},
+        "comment_pattern": r"(?P<age>\d+) (?P<gender>[MF])",
+        "beats_annotator": "qrs",
+    }
     by_record = toy.SPEC | {
-        "label_source": "record", "label_pattern": r"^\s*Dx:\s*(.*)$", "several_labels": "first", "label_separator": ",",
+        "label_source": "record",
+        "label_pattern": r"^\s*Dx:\s*(.*)$",
+        "several_labels": "first",
+        "label_separator": ",",
         "markers": {"426783006": "sinus rhythm", "164889003": "atrial fibrillation"},
-    }  # fmt: skip
-    return [json.dumps(toy_spec), json.dumps(by_record), json.dumps(toy.SPEC), MITDB.to_json(), LEIPZIG.to_json()]
+    }
+    return [
+        json.dumps(toy_spec),
+        json.dumps(by_record),
+        json.dumps(toy.SPEC),
+        MITDB.to_json(),
+        LEIPZIG.to_json(),
+    ]
 
 
 @st.composite
@@ -582,6 +783,26 @@ def use_specification(room):
     require(isinstance(report.text(), str), "no text")
 
 
+def _begin(folder):
+    "A store and a run that were begun and interrupted."
+    toy.database(folder / "db", patients=2)
+    finish, StoreWriter.finish = StoreWriter.finish, _interrupted
+    try:
+        prepare(folder / "db", folder / "store", n_jobs=1, progress=False)
+    except InterruptedError:
+        pass
+    finally:
+        StoreWriter.finish = finish
+    toy.write(
+        folder / "run.partial",
+        {"settings.json": {"seconds": 2.0, "quick": True}, "folds.json": {"folds": {}}},
+    )
+
+
+def _interrupted(*arguments):
+    raise InterruptedError
+
+
 @lru_cache
 def _template(kind):
     "The files of a small store, of a run folder, or of a network, by name."
@@ -596,10 +817,20 @@ def _template(kind):
             prepare(folder / "in", folder / "out", n_jobs=1, progress=False)
         elif kind == "run":
             made_up_run(folder / "out")
+        elif kind == "partial":
+            _begin(folder / "out")
         else:
             model = RhythmNet(RhythmNetConfig({"lead1": 1, "lead2": 1}, 2))
-            extra = {"classes": ["N", "AFIB"], "seconds": 2.0, "fs": 250.0, "temperature": 1.0, "preprocess":
-                     Preprocess().to_dict(), "database": toy.SPEC, "train": {}, "modalities": {}}  # fmt: skip
+            extra = {
+                "classes": ["N", "AFIB"],
+                "seconds": 2.0,
+                "fs": 250.0,
+                "temperature": 1.0,
+                "preprocess": Preprocess().to_dict(),
+                "database": toy.SPEC,
+                "train": {},
+                "modalities": {},
+            }
             model.save(folder / "out", extra)
             toy.database(folder / "out" / "db", patients=1)
         files = [path for path in sorted((folder / "out").rglob("*")) if path.is_file()]
@@ -631,7 +862,9 @@ def open_store(room):
         x, present = store.batch([0, len(store) - 1])
         for modality, leads in store.modalities.items():
             require(x[modality].shape == (2, len(leads), store.length), f"shape: {x[modality].shape}")
-            require(present[modality].shape == (2, len(leads)), f"shape of the mask: {present[modality].shape}")
+            require(
+                present[modality].shape == (2, len(leads)), f"shape of the mask: {present[modality].shape}"
+            )
     require(bool(repr(store)), "no words for the store")
     require(store.database.name is not None, "no name")
 
@@ -642,7 +875,15 @@ def open_run(room):
     from pediatric_ecg.report import build_report, text_table
 
     run = RunFolder.open(room)
-    parts = [run.metrics, run.manifest, run.predictions, run.config, run.similarity, run.history, run.examples]
+    parts = [
+        run.metrics,
+        run.manifest,
+        run.predictions,
+        run.config,
+        run.similarity,
+        run.history,
+        run.examples,
+    ]
     require(len(parts) == 7 and isinstance(run.classes, list) and isinstance(run.splits, list), "no lists")
     text_table(run.metrics)
     size = sum(path.stat().st_size for path in room.iterdir())
@@ -662,14 +903,40 @@ def load_network(room):
         annotate(room, room / "db" / "p1", room / "out")
 
 
+def go_on(room):
+    "An interrupted store and an interrupted run are continued."
+    from pediatric_ecg.experiments.run_folder import unfinished_run
+
+    try:
+        with unfinished_run(room / "run", {"seconds": 2.0, "quick": True}):
+            pass
+    except PediatricECGError as error:
+        _one_line(error, room)
+    (room / "store.partial" / "parts" / "00001.json").unlink(missing_ok=True)
+    store = prepare(room / "db", room / "store", n_jobs=1, progress=False)
+    require(len(store) == 18, f"windows: {len(store)}")
+
+
 @lru_cache
 def _edf():
     "A small file with annotations in EDF+."
     import edfio
 
     signals = [
-        edfio.EdfSignal(toy.pulses(500, 1)[:, 0] / 1000, 125, label="MLII", physical_dimension="mV", physical_range=(-4, 4)),
-        edfio.EdfSignal(toy.pulses(1000, 1)[:, 0] / 1.0, 250, label="V1", physical_dimension="uV", physical_range=(-4000, 4000)),
+        edfio.EdfSignal(
+            toy.pulses(500, 1)[:, 0] / 1000,
+            125,
+            label="MLII",
+            physical_dimension="mV",
+            physical_range=(-4, 4),
+        ),
+        edfio.EdfSignal(
+            toy.pulses(1000, 1)[:, 0] / 1.0,
+            250,
+            label="V1",
+            physical_dimension="uV",
+            physical_range=(-4000, 4000),
+        ),
     ]
     notes = [edfio.EdfAnnotation(0, None, "(N"), edfio.EdfAnnotation(1.5, 2, "(AFIB")]
     with tempfile.TemporaryDirectory() as folder:
@@ -682,7 +949,9 @@ def edf_files(draw):
     "An EDF+ file; mostly its header is damaged, whose fields are texts of known width."
     content = bytearray(_edf())
     if draw(st.booleans()):
-        return {"p1.edf": draw(mutated(bytes(content), head=draw(st.sampled_from([256, 1100, len(content)]))))}
+        return {
+            "p1.edf": draw(mutated(bytes(content), head=draw(st.sampled_from([256, 1100, len(content)]))))
+        }
     for _ in range(draw(st.integers(1, 2))):
         at = draw(st.sampled_from([0, 8, 88, 168, 176, 184, 192, 236, 244, 252, *range(256, 1024, 8)]))
         words = draw(NASTY).encode("ascii", "replace")[:8].ljust(8)
@@ -705,11 +974,16 @@ def folders(draw):
     for number in (1, 2):
         files |= toy.record(f"p{number}", number, [(5, "+", "(N"), (300, "+", "(AFIB"), (320, "N", "")], 600)
     files = {name: part.encode() if isinstance(part, str) else bytes(part) for name, part in files.items()}
-    files["database.json"] = json.dumps(toy.SPEC | {"subject_tables": {"people.csv": "all"}} if draw(st.booleans()) else
-                                        toy.SPEC).encode()  # fmt: skip
+    files["database.json"] = json.dumps(
+        toy.SPEC | {"subject_tables": {"people.csv": "all"}} if draw(st.booleans()) else toy.SPEC
+    ).encode()
     if b"people" in files["database.json"]:
         files["people.csv"] = TABLE.encode()
-    for name in draw(st.lists(st.sampled_from(["p1.hea", "p1.atr", "p1.dat", "people.csv", "RECORDS"]), min_size=1, max_size=2)):
+    for name in draw(
+        st.lists(
+            st.sampled_from(["p1.hea", "p1.atr", "p1.dat", "people.csv", "RECORDS"]), min_size=1, max_size=2
+        )
+    ):
         if name == "p1.hea":
             files[name] = draw(reworded([files[name].decode("utf-8", "replace"), HEADERS[5]]))
         elif name == "p1.atr":
@@ -745,6 +1019,7 @@ def check_and_prepare(room):
 @dataclass(frozen=True)
 class Target:
     "A kind of file: how to draw cases, and what is done with them."
+
     cases: st.SearchStrategy  # name of a file → its bytes
     call: Callable  # of the folder
     share: int  # of the cases of the longer form, in thousands
@@ -760,8 +1035,18 @@ TARGETS = {
     "tables": Target(tables(), read_tables, 2),
     "specifications": Target(specifications(), use_specification, 3),
     "stores": Target(st.deferred(lambda: damaged("store", ".*")), open_store, 2, "store"),
-    "runs": Target(st.deferred(lambda: damaged("run", ".*")), open_run, 1, "run", 30),  # a page takes some seconds
-    "networks": Target(st.deferred(lambda: damaged("network", "config.json|model.*")), load_network, 1, "network"),
+    "runs": Target(
+        st.deferred(lambda: damaged("run", ".*")), open_run, 1, "run", 30
+    ),  # a page takes some seconds
+    "unfinished": Target(
+        st.deferred(lambda: damaged("partial", "store.partial.*0.*|.*parameters.json|run.partial.*")),
+        go_on,
+        1,
+        "partial",
+    ),
+    "networks": Target(
+        st.deferred(lambda: damaged("network", "config.json|model.*")), load_network, 1, "network"
+    ),
     "edf": Target(st.deferred(edf_files), read_edf, 1),
     "folders": Target(folders(), check_and_prepare, 1),
 }
@@ -799,6 +1084,7 @@ def warm_up():
 
 def with_json(**changes):
     "A function that changes values of a JSON file; what becomes None goes."
+
     def change(content):
         value = {**json.loads(content), **changes}
         return json.dumps({key: part for key, part in value.items() if part is not None}).encode()
@@ -808,6 +1094,7 @@ def with_json(**changes):
 
 def with_model(**changes):
     "A function that changes the model in the settings of a network."
+
     def change(content):
         value = json.loads(content)
         return json.dumps({**value, "model": {**value["model"], **changes}}).encode()
@@ -831,7 +1118,12 @@ def _notes(content):
 def _specification(content):
     if isinstance(content, dict):
         content = json.dumps(toy.SPEC | content).encode()
-    return {"database.json": content, "p1.hea": HEADERS[0].encode(), "p1.atr": toy.annotations(), "p1.dat": DATA}
+    return {
+        "database.json": content,
+        "p1.hea": HEADERS[0].encode(),
+        "p1.atr": toy.annotations(),
+        "p1.dat": DATA,
+    }
 
 
 def _small_database(**changed):
@@ -839,7 +1131,9 @@ def _small_database(**changed):
     for number in (1, 2):
         files |= toy.record(f"p{number}", number, [(5, "+", "(N"), (300, "+", "(AFIB")], 600)
     files |= {name.replace("_", "."): content for name, content in changed.items()}
-    return {f"db/{name}": part.encode() if isinstance(part, str) else bytes(part) for name, part in files.items()}
+    return {
+        f"db/{name}": part.encode() if isinstance(part, str) else bytes(part) for name, part in files.items()
+    }
 
 
 DEEP = b"[" * 100_000
@@ -853,7 +1147,10 @@ FOUND = [
     ("records", _records(b"p1\n" + b"x" * 300)),
     ("records", _records(b"p1\n" + b"9" * 5000)),
     ("tables", PEOPLE_OF | {"people.csv": b"record;subject;age;\np1;A;7.5;F\n# Dx: 1,2\np2;A\n"}),
-    ("tables", PEOPLE_OF | {"people.csv": b"record,subject,age,gender\np1 ,A,7.5,F\np2,B,,V\np2,A,.14.3,M\n,,\n"}),
+    (
+        "tables",
+        PEOPLE_OF | {"people.csv": b"record,subject,age,gender\np1 ,A,7.5,F\np2,B,,V\np2,A,.14.3,M\n,,\n"},
+    ),
     ("tables", PEOPLE_OF | {"people.csv": b"record,subject\np1,\np2,A\n"}),
     ("tables", PEOPLE_OF | {"people.csv": b"record," + b"#" * 5000 + b"\np1,\n"}),
     ("tables", PEOPLE_OF | {"people.csv": TABLE.encode(), "SHA256SUMS.txt": SUMS.encode() + b"\xfc\n"}),
@@ -879,6 +1176,16 @@ FOUND = [
     ("runs", {"history.csv": replaced(b"target", b"tar\x03et")}),
     ("runs", {"similarity.json": b'{"a":' * 100_000}),
     ("runs", {"predictions.csv": replaced(b"\npatient,", b"\nother,")}),
+    ("stores", {"lead1.npy": replaced(b"NUMPY\x01\x00v\x00", b"NUMPY\x02\x00v\x00ff")}),
+    ("unfinished", {"store.partial/parts/00000.csv": b"r"}),
+    ("unfinished", {"store.partial/parts/00000.csv": b""}),
+    ("unfinished", {"store.partial/parts/00000.json": replaced(b'"(N": {', b'"524": {')}),
+    ("unfinished", {"store.partial/parts/00000.json": replaced(b"19.9", b'"19.9"')}),
+    ("unfinished", {"store.partial/parts/00000.lead1": b"\0"}),
+    ("unfinished", {"store.partial/parameters.json": DEEP}),
+    ("unfinished", {"run.partial/settings.json": DEEP}),
+    ("annotations", _notes(b"^\xfd^\xfd")),
+    ("headers", {"p1.hea": b"p1 1 125 100\np1.dat 16 1/" + b"9" * 5000 + b" 16 0 0 0 0 V1", "p1.dat": DATA}),
     ("networks", {"config.json": DEEP}),
     ("networks", {"config.json": with_json(seconds=None)}),
     ("networks", {"config.json": with_model(ff=10**12)}),
@@ -898,14 +1205,19 @@ def run_long(name, cases, number, where):
     tried, faults, slowest = 0, {}, 0.0
 
     @seed(number)
-    @settings(max_examples=cases, deadline=None, database=None, phases=[Phase.generate],
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @settings(
+        max_examples=cases,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(TARGETS[name].cases)
     def search(case):
         nonlocal tried, slowest
         tried += 1
         start = time.perf_counter()
-        faulthandler.dump_traceback_later(60, exit=True)
+        faulthandler.dump_traceback_later(600, exit=True)
         try:
             try_case(name, case, where)
         except Fault as fault:
@@ -939,14 +1251,19 @@ def main():
             tried, seconds, slowest, faults = run_long(name, cases, arguments.seed, where)
             total.update(cases=tried, faults=len(faults))
             found[name] = faults
-            print(f"{name:16}{tried:7,} cases {seconds:7.1f} s, slowest {slowest:5.2f} s, {len(faults)} faults", flush=True)
+            print(
+                f"{name:16}{tried:7,} cases {seconds:7.1f} s, slowest {slowest:5.2f} s, {len(faults)} faults",
+                flush=True,
+            )
     print(f"{'in all':16}{total['cases']:7,} cases, {total['faults']} faults")
     for name, faults in found.items():
         for place, (count, case, text, _) in faults.items():
             base = TARGETS[name].template
             print(f"\n{name}, {count} times, {place}\n  {text}")
             for file, part in case.items():
-                if (not base or part != _template(base).get(file)) and not file.endswith(("p1.dat", "p1.qrs")):
+                if (not base or part != _template(base).get(file)) and not file.endswith(
+                    ("p1.dat", "p1.qrs")
+                ):
                     print(f"    {file}: {part[:400]!r}{'…' * (len(part) > 400)}")
     return 1 if total["faults"] else 0
 

@@ -186,3 +186,43 @@ def test_memory_does_not_grow_with_the_record(simdb):
         blocks = windows_of(record, LEIPZIG, PRE, 2.0, 1.0, block_seconds=seconds)
         sizes[seconds] = max(sum(v.nbytes for v in signals.values()) for signals, _ in blocks)
     assert sizes[20.0] == 2 * sizes[10.0]
+
+
+@pytest.mark.parametrize("name", ["a, b", "été 1", "rec.1", "数据"])
+def test_names_of_all_kinds(run, simdb, tmp_path, name):
+    "The outputs are called as the record, in whatever folder."
+    record = record_paths(simdb, LEIPZIG)[0]
+    signals, names = read_signals(record)[:20000, :2], read_header(record).leads[:2]
+    path = write(tmp_path / "a folder, ä", signals, names)
+    for file in list(path.parent.iterdir()):
+        content = file.read_bytes()
+        if file.suffix == ".hea":
+            content = content.replace(b"r1", name.encode())
+        (file.parent / f"{name}{file.suffix}").write_bytes(content)
+        file.unlink()
+    for given in ("", ".hea", ".dat"):
+        found = annotate(run, path.parent / f"{name}{given}", tmp_path / "out, ö")
+        assert found.path == tmp_path / "out, ö" / f"{name}.rhy"
+    written = sorted(file.name for file in found.path.parent.iterdir())
+    assert written == [f"{name}{end}" for end in (".csv", ".png", ".rhy")]
+    assert all(str(file).startswith(str(found.path.with_suffix(""))) for file in found.path.parent.iterdir())
+
+
+@pytest.mark.parametrize("option", [{"stride": 0}, {"stride": float("nan")}, {"dwell": 0}, {"dwell": float("nan")},
+                                    {"dwell": -1.0}])
+def test_options_that_say_nothing_are_refused(run, simdb, tmp_path, option):
+    with pytest.raises(DataError, match="--stride|--dwell"):
+        annotate(run, record_paths(simdb, LEIPZIG)[0], tmp_path / "out", **option)
+
+
+def test_a_gap_is_unusable_time(run, simdb, tmp_path):
+    "A null segment between two others: no rhythm there, and none of its windows is shown to the network."
+    record = record_paths(simdb, LEIPZIG)[0]
+    signals, names = read_signals(record)[: 40 * 977, :3], read_header(record).leads[:3]
+    write(tmp_path / "a", signals[: 15 * 977], names, "p1")
+    write(tmp_path / "a", signals[25 * 977 :], names, "p2")
+    lines = [f"m/3 3 977 {40 * 977}", f"p1 {15 * 977}", f"~ {10 * 977}", f"p2 {15 * 977}"]
+    (tmp_path / "a/m.hea").write_text("\n".join(lines) + "\n")
+    found = annotate(run, tmp_path / "a/m", tmp_path / "out").segments
+    dead = found[found.rhythm == ""]
+    assert len(dead) == 1 and abs(dead.start_s.iloc[0] - 15) <= 1.5 and abs(dead.end_s.iloc[0] - 25) <= 1.5

@@ -2,7 +2,6 @@
 
 import datetime
 import shutil
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ import pytest
 import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from watchdog import ends
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, MITDB, Database, read_annotations, read_header
@@ -251,12 +251,11 @@ def test_damaged_files_end_and_equal_wfdb_where_both_read(shared, tmp_path):
 )
 def test_the_time_is_linear_in_the_bytes(unit):
     content = unit * ((1 << 21) // len(unit)) + b"\0\0"
-    begin = time.perf_counter()
-    try:
-        decode_annotations(content)
-    except DataError:
-        pass
-    assert time.perf_counter() - begin < 5
+    with ends():
+        try:
+            decode_annotations(content)
+        except DataError:
+            pass
 
 
 @pytest.mark.parametrize(
@@ -473,8 +472,6 @@ def test_labels_that_are_no_marker_are_named(tmp_path):
     assert unused_labels(tmp_path / "p1", BY_RECORD, "y") == ["y"]
     by_semicolon = replace(BY_RECORD, label_pattern=r"Dx: ([^,]+)", label_separator=";")
     assert record_labels(tmp_path / "p1", by_semicolon) == ["426783006"]
-    whole = replace(BY_RECORD, label_pattern="SR", label_separator="")
-    assert record_labels(tmp_path / "p1", whole) == ["SR"]
     with pytest.raises(DataError, match="takes too long"):
         (tmp_path / "p2.hea").write_text("p2 0 500 5000\n#" + "a" * 200 + "b\n")
         read_annotations(tmp_path / "p2", replace(BY_RECORD, label_pattern="(a|a|aa)+$"))

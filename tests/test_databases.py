@@ -3,7 +3,6 @@ import hashlib
 import json
 import re
 import shutil
-import time
 from dataclasses import fields, replace
 from importlib.resources import files
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from watchdog import ends
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, MITDB, Database, get_database, register
@@ -118,7 +118,7 @@ def test_a_folder_may_describe_itself(tmp_path):
 
 
 def test_two_that_look_alike_need_names(shared):
-    twin = register(replace(MITDB, name="twin", records=r"t\d+"))
+    register(replace(MITDB, name="twin", records=r"t\d+"))
     try:
         assert recognise(shared / "mitdb") is MITDB  # the record names decide
         register(replace(twin, records=MITDB.records))
@@ -342,7 +342,7 @@ def test_names_say_more_than_positions(shared):
 
 def test_patterns_of_record_names_are_bounded(tmp_path):
     header(tmp_path, "a" * 60 + "!", 360, ["MLII", "V1"])
-    twin = register(replace(MITDB, name="twin", records="(a|aa)+"))
+    register(replace(MITDB, name="twin", records="(a|aa)+"))
     try:
         with pytest.raises(DataError, match="database 'twin': records: .*takes too long"):
             recognise(tmp_path)
@@ -375,10 +375,9 @@ def test_folders_of_other_files(tmp_path):
 def test_strange_headers_are_no_evidence(tmp_path, text):
     "One line, soon, and nothing is read outside of the folder."
     (tmp_path / "a.hea").write_text(text)
-    begun = time.perf_counter()
-    with pytest.raises(DataError, match=re.escape(str(tmp_path))):
-        recognise(tmp_path)
-    assert time.perf_counter() - begun < 5
+    with ends():
+        with pytest.raises(DataError, match=re.escape(str(tmp_path))):
+            recognise(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "", "/", "..", "no/such.JSON", "x" * 300 + ".json"])

@@ -12,6 +12,7 @@ import pytest
 import wfdb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from watchdog import ends
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, MITDB, Database, read_header
@@ -212,20 +213,20 @@ def test_damaged_headers_are_one_line(tmp_path, text, fact):
 
 
 def test_huge_files_are_no_headers(tmp_path):
-    begin, held = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with open(tmp_path / "p1.hea", "wb") as stream: # 8 GB with nothing in it
-        stream.truncate(8 << 30)
-    with open(tmp_path / "p2.hea", "w") as stream:
-        stream.write("p2 700000 125 100\n" + "p2.dat 16\n"*700_000)
-    with open(tmp_path / "p3.hea", "w") as stream:
-        stream.write("p3/200000 1 125\n" + "s1 1\n"*200_000)
-    with open(tmp_path / "p4.hea", "w") as stream: # each word could end the name
-        stream.write("1 "*4000 + "\n")
-    for name in ("p1", "p2", "p3", "p4"):
-        with pytest.raises(DataError, match=f"{name}.hea"):
-            read_header(tmp_path / name)
-    assert len(all_headers(tmp_path)) == 4
-    assert time.perf_counter() - begin < 5
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with ends():
+        with open(tmp_path / "p1.hea", "wb") as stream: # 8 GB with nothing in it
+            stream.truncate(8 << 30)
+        with open(tmp_path / "p2.hea", "w") as stream:
+            stream.write("p2 700000 125 100\n" + "p2.dat 16\n"*700_000)
+        with open(tmp_path / "p3.hea", "w") as stream:
+            stream.write("p3/200000 1 125\n" + "s1 1\n"*200_000)
+        with open(tmp_path / "p4.hea", "w") as stream: # each word could end the name
+            stream.write("1 "*4000 + "\n")
+        for name in ("p1", "p2", "p3", "p4"):
+            with pytest.raises(DataError, match=f"{name}.hea"):
+                read_header(tmp_path / name)
+        assert len(all_headers(tmp_path)) == 4
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < 500_000 # kB
 
 
@@ -285,15 +286,14 @@ def test_any_text_is_a_header_or_one_line(tmp_path, data):
     (tmp_path / "p1.dat").write_bytes(bytes(1000))
     path = write(tmp_path, "p1", "")
     Path(f"{path}.hea").write_bytes(content[:data.draw(st.integers(0, len(content)))])
-    begin = time.perf_counter()
-    try:
-        header = read_header(path)
-        assert len(header.leads) == len(header.millivolts) == len(header.rates) == len(header.gain)
-        assert sum(segment.n_samples for segment in header.segments) == header.n_samples
-        check_signal_file(header)
-    except DataError as error:
-        assert "\n" not in str(error)
-    assert time.perf_counter() - begin < 5
+    with ends():
+        try:
+            header = read_header(path)
+            assert len(header.leads) == len(header.millivolts) == len(header.rates) == len(header.gain)
+            assert sum(segment.n_samples for segment in header.segments) == header.n_samples
+            check_signal_file(header)
+        except DataError as error:
+            assert "\n" not in str(error)
 
 
 # ---------------------------------------------------------------- units, rates
@@ -443,22 +443,19 @@ def test_segments_that_disagree(tmp_path):
 def test_a_list_that_names_one_segment_often(tmp_path):
     segment(tmp_path, "s1", tuple(f"L{i}" for i in range(5000)))
     header_text = "p1/20000 5000 125\n" + "s1 100\n"*20_000
-    begin = time.perf_counter()
-    header = read_header(write(tmp_path, "p1", header_text))
-    assert header.n_samples == 2_000_000 and len(header.segments) == 20_000
-    assert time.perf_counter() - begin < 5
+    with ends():
+        header = read_header(write(tmp_path, "p1", header_text))
+        assert header.n_samples == 2_000_000 and len(header.segments) == 20_000
 
 
 def test_thousands_of_segments_are_fast(tmp_path):
     for number in range(1000):
         segment(tmp_path, f"s{number}", data=False)
     path = write(tmp_path, "p1", "p1/1000 2 125\n" + "".join(f"s{number} 100\n" for number in range(1000)))
-    begin = time.perf_counter()
-    assert read_header(path).n_samples == 100_000
-    first = time.perf_counter() - begin
-    begin = time.perf_counter()
-    assert read_header(path).n_segments == 1000
-    assert first < 5 and time.perf_counter() - begin < 0.05
+    with ends():
+        assert read_header(path).n_samples == 100_000
+    with ends(.2):  # from the cache
+        assert read_header(path).n_segments == 1000
     assert [path.name for path in all_headers(tmp_path)] == ["p1"]
 
 
@@ -702,10 +699,9 @@ def test_links_in_lists_do_not_hang(tmp_path):
     (tmp_path / "root").symlink_to("/", target_is_directory=True)
     (tmp_path / "RECORDS").write_text("\n".join(["p1", "sub", "root", *names]))
     (tmp_path / "sub" / "RECORDS").write_text("\n".join(["p2", *names]*50))
-    begin = time.perf_counter()
-    found = listing(tmp_path)
-    assert found.here == ("p1", "sub/p2") and len(found.missing) == 41
-    assert time.perf_counter() - begin < 2
+    with ends():
+        found = listing(tmp_path)
+        assert found.here == ("p1", "sub/p2") and len(found.missing) == 41
 
 
 @pytest.mark.parametrize("name", ["../p1", "/etc/p1", "~/p1", "a/../../p1", "p\0", "a\\p1", "C:/p1"])

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, MITDB, Database, all_segments, group, read_header, segments, subjects
-from pediatric_ecg.data.headers import lead_slots, record_paths
 from pediatric_ecg.data.annotations import read_label_table, write_annotations
+from pediatric_ecg.data.headers import lead_slots, record_paths
 from pediatric_ecg.data.rhythms import (
     MIN_AGREEMENT,
     agreement,

@@ -2,13 +2,27 @@
 
 The signals are drawn pulses, no heart and no patient.
 """
+
 import json
 from pathlib import Path
 
 import numpy as np
 
 # Codes of the MIT annotation format: symbols, and words that are no annotation
-CODES = {"N": 1, "V": 5, "A": 8, "/": 12, "Q": 13, "~": 14, "|": 16, '"': 22, "+": 28, "!": 31, "[": 32, "]": 33}
+CODES = {
+    "N": 1,
+    "V": 5,
+    "A": 8,
+    "/": 12,
+    "Q": 13,
+    "~": 14,
+    "|": 16,
+    '"': 22,
+    "+": 28,
+    "!": 31,
+    "[": 32,
+    "]": 33,
+}
 SKIP, NUM, SUB, CHN, AUX = 59, 60, 61, 62, 63
 
 SPEC = {
@@ -18,7 +32,14 @@ SPEC = {
     "markers": {"(N": "sinus rhythm", "(AFIB": "atrial fibrillation"},
     "window_seconds": 2,
 }
-HALVES = ((10, "+", "(N"), (20, "N", ""), (120, "N", ""), (1250, "+", "(AFIB"), (1300, "N", ""), (1390, "N", ""))
+HALVES = (
+    (10, "+", "(N"),
+    (20, "N", ""),
+    (120, "N", ""),
+    (1250, "+", "(AFIB"),
+    (1300, "N", ""),
+    (1390, "N", ""),
+)
 
 
 def word(code, value=0):
@@ -74,7 +95,9 @@ def pulses(samples=2500, leads=2, fs=125, seed=0):
     return np.rint(np.stack(columns, 1)).astype("<i2")
 
 
-def header(name="p1", fs="125", samples="2500", leads=("MLII", "V1"), gain="1000/mV", file=None, fmt="16", more=""):
+def header(
+    name="p1", fs="125", samples="2500", leads=("MLII", "V1"), gain="1000/mV", file=None, fmt="16", more=""
+):
     "The text of a header of one segment; each part may be any text."
     lines = [f"{name} {len(leads)} {fs} {samples}".rstrip()]
     for lead in leads:
@@ -133,8 +156,9 @@ def decode(content):
             clock += step - (1 << 32) if step >= 1 << 31 else step
             at += 4
         elif code == AUX:
-            sample, symbol, _ = rows.pop()
-            rows.append((sample, symbol, content[at : at + number]))
+            if rows:
+                sample, symbol, _ = rows.pop()
+                rows.append((sample, symbol, content[at : at + number]))
             at += number + number % 2
         elif code < SKIP:
             clock += number

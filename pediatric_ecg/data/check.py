@@ -313,7 +313,8 @@ def _capped(texts, kind):
 
 def _nothing_counted():
     return {'annotations': 0, 'beats': 0, 'segments': 0, 'labelled': 0., 'rhythms': {}, 'symbols': Counter(),
-            'elsewhere': Counter(), 'flutter': Counter(), 'markers': 0, 'readable': True, 'labels': Counter()}
+            'elsewhere': Counter(), 'flutter': Counter(), 'markers': 0, 'marked': None,
+            'readable': True, 'labels': Counter()}
 
 def check_annotations(
     path:Path, # Record: path without extension
@@ -563,7 +564,8 @@ def inspect_record(
 
     The counts: `skipped` (the reason why the record is left out, or ''), `records`, `annotated` (0 or 1), `seconds`,
     `simulated`, `layout`, `rate`, `slots`, and what `check_annotations` counts: `annotations`, `beats`, `segments`,
-    `labelled` (seconds), `rhythms` (rhythm → segments, seconds, shorter than a window).
+    `labelled` (seconds), `marked` (the segments by their markers, which `prepare` cuts), `rhythms` (rhythm →
+    segments, seconds, shorter than a window).
     """
     about = partial(_finding, record=name, database=database)
     counts = {'skipped': skipped(name, database), 'records': 0, 'annotated': 0, 'seconds': 0., 'simulated': 0,
@@ -782,6 +784,21 @@ def _no_labels(counts, paths, errors, database):
         text = _no_rhythm(annotated, database)
     return [_finding('no-labels', f'no second of the folder is labelled: {text}', FOLDER, database)]
 
+def _no_windows(counts, database):
+    "The finding on a folder that is labelled, but has no segment as long as a window."
+    classes = database.grouping()
+    labelled = False
+    for count in counts.values():
+        for rhythm, of_rhythm in count['rhythms'].items():
+            labelled = True
+            if rhythm in classes and of_rhythm['segments'] > of_rhythm['shorter']:
+                return []
+    if not labelled:
+        return [] # said by `_no_labels`
+    text = (f'no segment of a rhythm that is a class is as long as a window of {database.window_seconds:g} s; '
+            'choose shorter windows by "window_seconds", or look at "groupings"')
+    return [_finding('no-windows', text, FOLDER, database)]
+
 def _no_rhythm(annotated, database):
     "What stands in annotation files that tell no rhythm."
     markers, number = sum(count['markers'] for count in annotated), sum(count['annotations'] for count in annotated)
@@ -849,6 +866,7 @@ def check(
     summary = _summary(counts, people, database, found)
     errors = {finding.code for finding in findings if finding.severity == 'error'}
     findings += _check_symbols(counts, database) + _no_labels(counts, paths, errors, database)
+    findings += _no_windows(counts, database)
     said = {finding.record for finding in findings if finding.code in ('empty', 'no-annotations')}
     for name, reason in summary['flow']['records']['without_window'].items():
         if name not in said:

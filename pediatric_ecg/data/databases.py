@@ -79,7 +79,7 @@ def _fits(alternative, position, lead, exact):
 @lru_cache(maxsize=4096)
 def _found(pattern, lead):
     "Whether a pattern finds a lead; the same leads come back in every record."
-    return search(pattern, lead, f'the slot /{pattern}/') is not None
+    return search(pattern, lead, f'modalities: the slot /{pattern}/') is not None
 
 def _lead_of_slot(leads, slot, free):
     "Position of the lead that a slot takes: the first of its alternatives that finds one, or None."
@@ -182,7 +182,7 @@ def _check_names(database:'Database')->None:
 def _check_leads(database:'Database')->None:
     "At least one lead, and slots that can be read."
     if not database.modalities or not all(database.modalities.values()):
-        database.refuse('modalities: needs at least one modality with at least one lead')
+        database.refuse('modalities: needs at least one modality with at least one lead; name its leads')
     if sum(len(slots) for slots in database.modalities.values()) > 1000:
         database.refuse('modalities: has more than 1000 slots; name the leads that are to be used')
     for modality, slots in database.modalities.items():
@@ -210,7 +210,7 @@ def _check_markers(database:'Database')->None:
     if database.first_marker:
         named['first_marker'] = [database.first_marker]
     for name, grouping in database.groupings.items():
-        named[f'grouping {name}'] = grouping
+        named[f'groupings: {name}'] = grouping
         for label in grouping.values():
             if not _is_plain(label):
                 database.refuse(f'groupings: {name}: {label!r} is no name of a class; write one')
@@ -256,8 +256,6 @@ def _check_symbols(database:'Database')->None:
         if getattr(database, key) not in allowed:
             words = ' or '.join(f'"{word}"' for word in allowed)
             database.refuse(f'{key}: must be {words}, not {getattr(database, key)!r}')
-    if not database.label_separator:
-        database.refuse('label_separator: is empty; write the character between two labels, ","')
 
 def _check_numbers(database:'Database')->None:
     "Numbers that can be true."
@@ -308,7 +306,7 @@ class Database:
     spans:dict[str,str] = field(default_factory=dict) # Opening and closing symbol, '[]' → marker in between
     label_source:str = 'annotations' # 'annotations', or 'record': one label for a whole record
     label_pattern:str = r'^\s*Dx:\s*(.*)$' # With 'record': its group in the header's comments holds the labels
-    label_separator:str = ',' # Between the labels of one record
+    label_separator:str = ',' # Between the labels of one record; '' for a single label that may hold commas
     several_labels:str = '' # Of one record: 'first' of the markers wins, 'skip' the record; '' is an error
     skip:dict[str,str] = field(default_factory=dict) # Records left out, with * → reason; a list of records will do
     groupings:dict[str,dict[str,str]] = field(default_factory=dict) # Name → {marker: class}
@@ -395,7 +393,7 @@ class Database:
         names = {entry.name for entry in fields(cls)}
         unknown = sorted(set(spec) - names)
         if unknown:
-            raise DataError(f'{where}: unknown key {unknown[0]!r}; known are {", ".join(sorted(names))}')
+            raise DataError(f'{where}: unknown key {unknown[0][:60]!r}; known are {", ".join(sorted(names))}')
         for key in ('name', 'modalities', 'markers'):
             if key not in spec:
                 raise DataError(f'{where}: the key {key!r} is missing; add it')

@@ -16,8 +16,8 @@ from functools import lru_cache
 from glob import escape as glob_escape
 from pathlib import Path, PurePosixPath
 
-from ..core import DataError, decode_text, inside, read_bytes, search
-from .databases import Database, slot_names
+from ..core import DataError, decode_text, inside, read_bytes
+from .databases import Database, match_slots
 
 # %% ../../nbs/data/01_headers.ipynb #c007-6d9dd3
 @dataclass(frozen=True)
@@ -1102,38 +1102,6 @@ def _is_annotated(path, annotator):
     return find_file(path.parent, f'{path.name}.{annotator}') is not None
 
 # %% ../../nbs/data/01_headers.ipynb #c019-d7991d
-def _find_lead(leads, free, alternative, where):
-    "Index of the first free lead that one alternative of a slot means, or None."
-    if re.fullmatch(r'#[0-9]+', alternative):
-        found = [i for i in free if str(i) == alternative[1:].lstrip('0').zfill(1)]
-    elif re.fullmatch(r'/.+/', alternative):
-        found = [i for i in free if search(alternative[1:-1], leads[i], where)]
-    else:
-        found = [i for i in free if leads[i] == alternative]
-        if not found:
-            found = [i for i in free if leads[i].lower() == alternative.lower()]
-    return found[0] if found else None
-
-def _lead_of_slot(leads, free, slot, where):
-    "Index of the lead that a slot takes: the first of its alternatives that finds one, or None."
-    for alternative in slot_names(slot):
-        found = _find_lead(leads, free, alternative, where)
-        if found is not None:
-            return found
-    return None
-
-def _take_leads(leads, free, database):
-    "Channels of each slot. A lead is taken once."
-    slots:dict[str,list[int|None]] = {}
-    for modality, wanted in database.modalities.items():
-        slots[modality] = []
-        for slot in wanted:
-            where = f'{database.name}, modalities[{modality!r}]'
-            found = _lead_of_slot(leads, free, slot, where)
-            free = [i for i in free if i != found]
-            slots[modality].append(found)
-    return slots
-
 def lead_slots(
     header:Header, # Of one record
     database:Database, # Its specification
@@ -1143,15 +1111,15 @@ def lead_slots(
     """
     everything = list(range(len(header.leads)))
     voltages = [i for i in everything if header.millivolts[i] is not None]
-    slots = _take_leads(header.leads, voltages, database)
+    slots = match_slots(header.leads, database.modalities, voltages)
     if any(channel is not None for channels in slots.values() for channel in channels):
         return slots
-    named = _take_leads(header.leads, everything, database)
+    named = match_slots(header.leads, database.modalities)
     other = {channel for channels in named.values() for channel in channels} - {None}
     if other:
-        units = ', '.join(f'{header.leads[i]} in {header.units[i]!r}' for i in sorted(other))
+        units = ', '.join(f'{header.leads[i]} in {_shortened(header.units[i])}' for i in sorted(other))
         raise DataError(f'{header.file}: its leads of {database.name!r} are no voltages ({units}); '
                         'correct the units in the header')
     raise DataError(f'{header.file}: has none of the leads of {database.name!r}, '
-                    f'but {" ".join(header.leads)}; '
+                    f'but {" ".join(header.leads)[:300]}; '
                     'name its leads under "modalities" in the specification')

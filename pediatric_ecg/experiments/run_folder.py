@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
@@ -230,8 +231,8 @@ def read_arrays(
                 with archive.open(entry) as stream:
                     content = stream.read(entry.file_size)
                 arrays[entry.filename.removesuffix('.npy')] = _array(content)
-    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError, zlib.error,
-            zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, SyntaxError,
+            TokenError, zlib.error, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise
         reason = ' '.join(str(error).split())[:100]
@@ -241,9 +242,9 @@ def read_arrays(
 def _array(content):
     "The array in the bytes of an .npy file, whose first line must fit their number. ValueError where it does not."
     stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError('another form of array')
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype.hasobject or dtype.itemsize*math.prod(shape) != len(content) - stream.tell():
         raise ValueError('the size of an array is not what its first line says')
     return np.load(io.BytesIO(content), allow_pickle=False)

@@ -373,7 +373,7 @@ def fit(
     plan = make_plan(store, fold, classes, config, seed)
     message = lost_correction(config.sampling, config.loss, len(classes), config.loss_args)
     if message:
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(message, stacklevel=3) # of the caller, past the decorator
     steps = _all_steps(plan, config)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)

@@ -94,7 +94,7 @@ def _beats(windows, annotations, database):
         share[rows] = (before[last] - before[first])[rows]/(last - first)[rows]
     return last - first, share
 
-def _table(path, name, subject, label, choices):
+def _table(path, name, subject, label, choices, marked=None):
     """The windows of one record by its annotations alone, what was left out, the seconds of signal, and the segments
     of each rhythm."""
     database = choices.database
@@ -105,7 +105,8 @@ def _table(path, name, subject, label, choices):
         number = backwards[0] + 1
         sample = annotations['sample'][number]
         raise DataError(f'{file}: annotation {number} at sample {sample} lies before its predecessor; sort the file')
-    marked = segment_frame(annotations, header.n_samples, database, choices.label, where=file)
+    if marked is None or choices.label != 'marker': # else the check has read them already
+        marked = segment_frame(annotations, header.n_samples, database, choices.label, where=file)
     labels = marked.rhythm.map(database.grouping(choices.grouping))
     marked = marked.assign(label=labels, segment=np.arange(len(marked)))
     marked = marked[['rhythm', 'label', 'start', 'end', 'segment']]
@@ -119,11 +120,12 @@ def _table(path, name, subject, label, choices):
                 'segments shorter than a window': int((too_short & grouped).sum())}
     time = {'record': header.seconds, 'labelled': float(length.sum()/header.fs),
             'of the grouping': float(length[grouped].sum()/header.fs)}
-    marked = marked.assign(seconds=length/header.fs, shorter=too_short)
-    by_rhythm = marked.groupby('rhythm').agg(segments=('seconds', 'size'), seconds=('seconds', 'sum'),
-                                             shorter=('shorter', 'sum'))
-    rhythms = {rhythm: {'segments': int(row.segments), 'seconds': float(row.seconds), 'shorter': int(row.shorter)}
-               for rhythm, row in by_rhythm.iterrows()}
+    rhythms = {}
+    for rhythm, samples, shorter in zip(marked.rhythm, length.tolist(), too_short.tolist(), strict=True):
+        found = rhythms.setdefault(rhythm, {'segments': 0, 'seconds': 0., 'shorter': 0})
+        found['segments'] += 1
+        found['seconds'] += samples/header.fs
+        found['shorter'] += shorter
     columns = ['record', 'subject', 'rhythm', 'label', 'start', 'end', 'fs', 'segment', 'beats', 'agreement']
     return windows[columns], excluded, time, rhythms
 
@@ -287,6 +289,7 @@ class _Record:
     name:str # Its name in the store
     subject:str # Whose record it is
     label:str # Of the whole record, from a subject table
+    marked:pd.DataFrame|None = None # Its segments by the markers, where the check has read them
 
 def _prepare_record(part, record, choices):
     "One record: its windows into raw files, its rows into a CSV, and last its JSON. Returns the counts."
@@ -295,7 +298,8 @@ def _prepare_record(part, record, choices):
     for lead, text, certain in wrong_sums(path):
         if certain:
             raise DataError(f'{path}: lead {lead}: {text}; download it again')
-    windows, excluded, time, rhythms = _table(path, record.name, record.subject, record.label, choices)
+    windows, excluded, time, rhythms = _table(path, record.name, record.subject, record.label, choices,
+                                                record.marked)
     leads = Leads(path, choices.database, choices.pre)
     header, slots = leads.header, leads.slots
     first_rows = [row for sources in slots.values() for row in leads.rows(sources) if row is not None]
@@ -420,7 +424,7 @@ def _inspected(folder, paths, people, database, progress):
         elif not counts[name]['annotations']:
             reasons[name] = 'no annotation in its file'
         else:
-            records.append(_Record(folder, path, name, subject_of[name], label))
+            records.append(_Record(folder, path, name, subject_of[name], label, counts[name].pop('marked', None)))
     return records, reasons, counts
 
 _OF_ANNOTATIONS = ('unknown-marker', 'beyond-end', 'order', 'unpaired', 'span', 'repeated-marker', 'disagreement')
