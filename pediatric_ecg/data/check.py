@@ -362,7 +362,9 @@ def check_annotations(
                   symbols=symbols, elsewhere=elsewhere)
     if symbols['[']:
         counts['flutter'] = _flutter_read_as(annotations, table, header.n_samples, header.fs)
-    usable = segment_frame(annotations, header.n_samples, database, gaps=record_gaps(header))
+    usable, gaps = table, record_gaps(header)
+    if gaps or (annotations.symbol == database.unusable_pair).any():
+        usable = segment_frame(annotations, header.n_samples, database, gaps=gaps)
     counts.update(_lengths(usable, header.fs, database.window_seconds))
     return findings, counts
 
