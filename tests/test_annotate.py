@@ -203,7 +203,8 @@ def test_names_of_all_kinds(run, simdb, tmp_path, name):
     for given in ("", ".hea", ".dat"):
         found = annotate(run, path.parent / f"{name}{given}", tmp_path / "out, ö")
         assert found.path == tmp_path / "out, ö" / f"{name}.rhy"
-    assert sorted(file.name for file in found.path.parent.iterdir()) == [f"{name}{end}" for end in (".csv", ".png", ".rhy")]
+    written = sorted(file.name for file in found.path.parent.iterdir())
+    assert written == [f"{name}{end}" for end in (".csv", ".png", ".rhy")]
     assert all(str(file).startswith(str(found.path.with_suffix(""))) for file in found.path.parent.iterdir())
 
 

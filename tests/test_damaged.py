@@ -110,7 +110,8 @@ def ends_well(read, folder, file):
         except DataError as error:
             text = str(error)
             # A value may be right in itself and contradict another file, which is named then
-            named = any(path.name in text for path in [file, *folder.rglob("*.*")]) or f"{folder}: checkpoints of" in text
+            named = any(path.name in text for path in [file, *folder.rglob("*.*")])
+            named = named or f"{folder}: checkpoints of" in text
             assert named and "\n" not in text and len(text) < 1500, text
             assert any(separator in text for separator in ("; ", ": name", ": copy")), text
             refused = True
@@ -291,6 +292,9 @@ def test_arrays_that_promise_too_much(originals, tmp_path):
     with open(folder / "ecg.npy", "wb") as stream:
         np.lib.format.write_array_header_1_0(stream, {**described, "shape": (10**12, 2, 5)})
     with pytest.raises(DataError, match="ecg.npy"):
+        WindowStore(folder)
+    (folder / "ecg.npy").write_bytes(b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{")  # a first line of two gigabytes
+    with pytest.raises(DataError, match="ecg.npy: not readable as an array .ValueError"):
         WindowStore(folder)
     (folder / "manifest.json").write_text(json.dumps({**manifest, "windows": 0, "modalities": {"../../x": ["I"]}}))
     with pytest.raises(DataError, match="manifest.json: the name '../../x.npy' leads out of the folder"):

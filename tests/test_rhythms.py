@@ -297,7 +297,7 @@ def test_pieces_by_beats_are_a_part_of_the_segment(labels):
 FLUTTER = Database("flutter", "", {"x": ("II",)}, {"(N": "", "(AFIB": "", "(VFL": "", "(VT": ""}, unusable=("(NOISE",),
                    spans={"[]": "(VFL", "{}": "(VT", "^`": "(NOISE"}, symbol_markers={"!": "(VT", "N": "(N"})
 LAYERS = st.lists(st.tuples(st.integers(0, 8), st.sampled_from(
-    [("+", "(N"), ("+", "(AFIB"), ("+", "(NOISE"), ("[", ""), ("]", ""), ("{", ""), ("}", ""), ("^", ""), ("`", ""), ("!", "")]),
+    [("+", "(N"), ("+", "(AFIB"), ("+", "(NOISE"), *((symbol, "") for symbol in "[]{}^`!")]),
     st.integers(-3, 12)), max_size=25)
 
 

@@ -210,10 +210,10 @@ def test_files_of_folds(tmp_path):
     with pytest.raises(DataError, match="another table"):
         load_folds(file, table.assign(label="N"))
     file.write_text(file.read_text()[:200])
-    with pytest.raises(DataError, match="folds.json: .*write it again with save_folds"):
+    with pytest.raises(DataError, match="folds.json: not readable as JSON"):
         load_folds(file)
     file.write_text("[]")
-    with pytest.raises(DataError, match="folds.json: .*write it again with save_folds"):
+    with pytest.raises(DataError, match="must be names and values"):
         load_folds(file)
     folds[0].test[0] = folds[0].train[0]
     with pytest.raises(LeakError, match="patient repeat 0 fold 0: windows .* are in train and in test"):
@@ -317,4 +317,5 @@ def test_few_shots_of_overlapping_windows_are_apart_and_nested(seed):
 def test_folds_without_overlap_are_those_of_before():
     "Bit for bit: the hash was taken before windows could overlap."
     table = make_table([{"N": 9, "A": 3 + patient % 2} for patient in range(6)], extra=2)
-    assert folds_hash(random_folds(table, 4, seed=3, repeats=2)) == "d02f7d05de35a8dfe0722f9139b9888457bd088fe9ca116d8d8cece0353a7f63"
+    before = "d02f7d05de35a8dfe0722f9139b9888457bd088fe9ca116d8d8cece0353a7f63"
+    assert folds_hash(random_folds(table, 4, seed=3, repeats=2)) == before

@@ -573,7 +573,10 @@ def test_annotations_out_of_order(tmp_path, monkeypatch):
     db.mkdir()
     write_record(db, 'a')
     read = windows_module.read_annotations
-    monkeypatch.setattr(windows_module, 'read_annotations', lambda *a, **k: read(*a, **k).iloc[::-1].reset_index(drop=True))
+    def backwards(*a, **k):
+        return read(*a, **k).iloc[::-1].reset_index(drop=True)
+
+    monkeypatch.setattr(windows_module, 'read_annotations', backwards)
     with pytest.raises(DataError, match='a.atr: annotation 1 at sample 1 lies before its predecessor; sort the file'):
         prepare(db, tmp_path/'s', PLAIN, progress=False)
 
@@ -685,7 +688,8 @@ def test_every_record_without_a_window_is_named(tmp_path):
     records = store.manifest['flow']['records']
     assert records['skipped'] == {'left out, by name': 'withdrawn'}
     assert records['without_window'] == {
-        'brief one': 'no segment is as long as a window of 2 s', 'level': 'no usable lead', 'unmarked': 'no annotations'}
+        'brief one': 'no segment is as long as a window of 2 s', 'level': 'no usable lead',
+        'unmarked': 'no annotations'}
     assert (records['here'], records['annotated'], records['labelled']) == (5, 3, 3)
     segments = store.manifest['flow']['segments']
     assert segments['(N'] == {'segments': 3, 'seconds': 31.492, 'patients': 3, 'shorter': 1}

@@ -313,7 +313,8 @@ def _capped(texts, kind):
 
 def _nothing_counted():
     return {'annotations': 0, 'beats': 0, 'segments': 0, 'labelled': 0., 'rhythms': {}, 'symbols': Counter(),
-            'elsewhere': Counter(), 'flutter': Counter(), 'markers': 0, 'marked': None, 'readable': True, 'labels': Counter()}
+            'elsewhere': Counter(), 'flutter': Counter(), 'markers': 0, 'marked': None,
+            'readable': True, 'labels': Counter()}
 
 def check_annotations(
     path:Path, # Record: path without extension

@@ -242,9 +242,9 @@ def read_arrays(
 def _array(content):
     "The array in the bytes of an .npy file, whose first line must fit their number. ValueError where it does not."
     stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError('another form of array')
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype.hasobject or dtype.itemsize*math.prod(shape) != len(content) - stream.tell():
         raise ValueError('the size of an array is not what its first line says')
     return np.load(io.BytesIO(content), allow_pickle=False)

@@ -203,9 +203,12 @@ def load_folds(
     if not Path(path).exists():
         raise DataError(f'{path}: no such file; save_folds writes it')
     remedy = 'write it again with save_folds'
-    frozen = read_json(path, dict, remedy, most=1 << 30)
     kinds = {'folds': list[dict], 'hash': str, 'table': str, 'windows': int}
-    check_keys(kinds, frozen, f'{path}: not a file of folds', remedy, needed=kinds)
+    try:
+        frozen = check_keys(kinds, read_json(path, dict, remedy, most=1 << 30), str(path), remedy, needed=kinds)
+    except DataError as error:
+        reason = str(error).removeprefix(f'{path}: ').removesuffix(f'; {remedy}')
+        raise DataError(f'{path}: not a file of folds ({reason}); {remedy}') from None
     saved_hash, saved_table, windows = frozen['hash'], frozen['table'], frozen['windows']
     for item in frozen['folds']:
         kinds = {'name': str, 'split': str, 'repeat': int, 'rows': str}

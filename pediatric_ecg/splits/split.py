@@ -87,7 +87,7 @@ def _shuffled_blocks(rows, blocks, labels, rng):
         yield [parts[number] for number in rng.permutation(mine)]
 
 def _dealt(blocks_of_labels, n_folds):
-    "Blocks to folds: of each label the heaviest first, each to the fold that has least of the label, then least at all."
+    "Blocks to folds: of each label the heaviest first, each to the fold that has least of the label, then of all."
     tests, total = [[] for _ in range(n_folds)], np.zeros(n_folds, np.int64)
     for blocks in blocks_of_labels:
         held = np.zeros(n_folds, np.int64)
@@ -265,7 +265,7 @@ def transfer_folds(
 
 # %% ../../nbs/splits/02_split.ipynb #c045-1bfc76
 def _apart_first(table, rows):
-    "The same rows, those before the others that overlap none before them: a second look at one signal is no second shot."
+    "The same rows, first those that overlap none before them: a second look at one signal is no second shot."
     start, end = table['start'].to_numpy()[rows], table['end'].to_numpy()[rows]
     record = table['record'].astype(str).to_numpy()[rows]
     in_time = np.lexsort((end, start, record))

@@ -476,10 +476,7 @@ def _without_copies(writer, records, infos, choices):
     """Mark the records that are copies of another one, and give the same subject to the records of one patient.
 
     Returns subject → the subject that it was joined with."""
-    hashes = []
-    for number in range(len(records)):
-        table = pd.read_csv(f'{writer.part(number)}.csv', usecols=['hash'], dtype=str, keep_default_na=False)
-        hashes.append({value for value in table['hash'] if value})
+    hashes = [_window_hashes(f'{writer.part(number)}.csv') for number in range(len(records))]
     marks = [read_marks(f'{writer.part(number)}.marks') for number in range(len(records))]
     seconds = [info['samples']/info['fs'] for info in infos]
     paths = [record.path for record in records]
@@ -545,6 +542,15 @@ def _flow(listed, paths, reasons, counts, infos, choices):
                'labelled': sum(bool(info['segments']) for info in infos)}
     return {'records': records, 'segments': {rhythm: rhythms[rhythm] for rhythm in choices.database.markers
                                              if rhythm in rhythms}}
+
+def _window_hashes(file):
+    "The hashes of the windows of a part. `DataError` where its table is damaged."
+    try:
+        table = pd.read_csv(file, usecols=['hash'], dtype=str, keep_default_na=False)
+    except (OSError, ValueError):
+        raise DataError(f'{file}: not readable as a table; delete this folder and prepare again') from None
+    return {value for value in table['hash'] if value}
+
 
 # %% ../../nbs/windows/08_prepare.ipynb #manifest-code
 def _summed(infos, part):

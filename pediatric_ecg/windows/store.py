@@ -254,12 +254,12 @@ def _open_array(file, shape):
     size = file_size(file, _REMEDY)
     try:
         with open(file, 'rb') as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            held, _, dtype = read(stream)
+            if np.lib.format.read_magic(stream) != (1, 0): # later forms may promise a first line of gigabytes
+                raise ValueError('another form of array')
+            held, _, dtype = np.lib.format.read_array_header_1_0(stream)
             begin = stream.tell()
     except (OSError, ValueError, EOFError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
-        raise DataError(f'{file}: not readable as an array ({type(error).__name__}); {_REMEDY}') from None
+        raise DataError(f'{file}: not readable as an array; {_REMEDY}') from None
     if held != shape:
         raise DataError(f'{file}: holds {held} where the manifest says {shape}; {_REMEDY}')
     if dtype.kind != 'f' or size != begin + dtype.itemsize*math.prod(shape):
