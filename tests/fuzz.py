@@ -20,6 +20,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -318,7 +319,7 @@ def misjudged(draw, texts):
         elif how == 1 and isinstance(holder, dict):
             holder[draw(NASTY)] = holder[path[-1]]
         else:
-            holder[path[-1]] = draw(VALUES)
+            holder[path[-1]] = deepcopy(draw(VALUES))  # or a later edit would change the strategy
     content = json.dumps(value, ensure_ascii=draw(st.booleans())).encode("utf-8", "replace")
     how = draw(st.integers(0, 12))
     if how == 0:
