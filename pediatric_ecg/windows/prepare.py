@@ -9,6 +9,7 @@ __all__ = ['cut', 'prepare']
 import errno
 import json
 import multiprocessing
+import shutil
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -391,6 +392,8 @@ def _prepare(writer, folder, paths, listed, choices, n_jobs, progress):
     writer.begin()
     infos = _make_parts(writer, records, choices, n_jobs, progress)
     if not any(info['labels'] for info in infos):
+        # Nothing is lost, and the remedy asks for other parameters
+        shutil.rmtree(writer.partial, ignore_errors=True)
         raise DataError(f'{folder}: no window of {choices.seconds:g} s in any record; '
                         'choose shorter windows or another grouping')
     joined = _without_copies(writer, records, infos, choices)
