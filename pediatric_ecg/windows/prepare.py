@@ -394,7 +394,8 @@ def _prepare(writer, folder, paths, listed, choices, n_jobs, progress):
     if not any(info['labels'] for info in infos):
         # Nothing is lost, and the remedy asks for other parameters
         shutil.rmtree(writer.partial, ignore_errors=True)
-        raise DataError(f'{folder}: no window of {choices.seconds:g} s in any record; '
+        why = _first_reasons({info['record']: _why_no_window(info, choices) for info in infos})
+        raise DataError(f'{folder}: no window of {choices.seconds:g} s in any record ({why}); '
                         'choose shorter windows or another grouping')
     joined = _without_copies(writer, records, infos, choices)
     shapes = {modality: (len(slots), choices.length) for modality, slots in database.modalities.items()}
