@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from .core import DataError, check_keys, replacing
+from .surroundings import locked, undisturbed
 from .data.databases import Database
 from .data.headers import read_header, lead_slots
 from .data.rhythms import window_samples
@@ -236,16 +237,17 @@ def _write(out, name, segments, header, database):
     title = f"{name}{' (simulated)' if header.simulated else ''}"
     picture = png(overview(segments, title), 110)
     out.mkdir(parents=True, exist_ok=True)
-    database = replace(database, annotator='rhy')
-    with tempfile.TemporaryDirectory(dir=out) as work:
-        written = write_annotations(Path(work)/name, _markers(segments, header.fs), database)
-        annotation = written.read_bytes()
-    with replacing(out/f'{name}.png') as aside:
-        aside.write_bytes(picture)
-    with replacing(out/f'{name}.csv') as aside:
-        segments.round(4).to_csv(aside, index=False)
-    with replacing(out/f'{name}.rhy') as aside:
-        aside.write_bytes(annotation)
+    with locked(out/f'.{name}.lock', out/name, wait=True):
+        database = replace(database, annotator='rhy')
+        with tempfile.TemporaryDirectory(dir=out) as work:
+            written = write_annotations(Path(work)/name, _markers(segments, header.fs), database)
+            annotation = written.read_bytes()
+        with replacing(out/f'{name}.png') as aside:
+            aside.write_bytes(picture)
+        with replacing(out/f'{name}.csv') as aside:
+            segments.round(4).to_csv(aside, index=False)
+        with replacing(out/f'{name}.rhy') as aside:
+            aside.write_bytes(annotation)
     return out/f'{name}.rhy'
 
 # %% ../nbs/use/00_annotate.ipynb #c025-s1-efacc1
@@ -262,6 +264,7 @@ def _read_config(run):
         raise DataError(f'{file}: preprocess: {error}; {remedy}') from None
     return {**config, 'database': database, 'preprocess': preprocess}
 
+@undisturbed()
 def annotate(
     run:str|Path, # Run folder: model.safetensors and config.json
     record:str|Path, # A record: its path without extension, or one of its files

@@ -294,7 +294,7 @@ def test_arrays_that_promise_too_much(originals, tmp_path):
     with pytest.raises(DataError, match="ecg.npy"):
         WindowStore(folder)
     (folder / "ecg.npy").write_bytes(b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{")  # a first line of two gigabytes
-    with pytest.raises(DataError, match="ecg.npy: not readable as an array .ValueError"):
+    with pytest.raises(DataError, match="ecg.npy: not readable as an array"):
         WindowStore(folder)
     (folder / "manifest.json").write_text(json.dumps({**manifest, "windows": 0, "modalities": {"../../x": ["I"]}}))
     with pytest.raises(DataError, match="manifest.json: the name '../../x.npy' leads out of the folder"):

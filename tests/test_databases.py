@@ -118,7 +118,7 @@ def test_a_folder_may_describe_itself(tmp_path):
 
 
 def test_two_that_look_alike_need_names(shared):
-    register(replace(MITDB, name="twin", records=r"t\d+"))
+    twin = register(replace(MITDB, name="twin", records=r"t\d+"))
     try:
         assert recognise(shared / "mitdb") is MITDB  # the record names decide
         register(replace(twin, records=MITDB.records))

@@ -243,7 +243,7 @@ def test_the_manifest_has_the_names_that_readers_rely_on(finished):
     assert list(manifest) == [
         "preprocess", "modalities", "title", "simulated", "quick", "notes", "versions", "git", "database",
         "protocol", "audit", "corrections", "seeds", "folds_hash", "store", "elapsed_s", "data_sha256", "cohort",
-        "windows"]
+        "windows", "flow", "subject_notes"]
     assert list(manifest["cohort"][0]) == ["label", "windows", "patients", "scored"]
     assert list(manifest["windows"]) == ["seconds", "n", "patients", "stride", "label", "grouping"]
     assert list(manifest["database"]) == ["name", "title", "citation", "licence"]

@@ -210,7 +210,7 @@ def test_files_of_folds(tmp_path):
     with pytest.raises(DataError, match="another table"):
         load_folds(file, table.assign(label="N"))
     file.write_text(file.read_text()[:200])
-    with pytest.raises(DataError, match="folds.json: not readable as JSON"):
+    with pytest.raises(DataError, match="folds.json: not a file of folds .not readable as JSON"):
         load_folds(file)
     file.write_text("[]")
     with pytest.raises(DataError, match="must be names and values"):

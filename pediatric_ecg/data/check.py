@@ -23,6 +23,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ..core import DataError, decode_text, digest, inside
+from ..surroundings import undisturbed
 from .databases import STANDARD_BEATS, Database, get_database
 from pediatric_ecg.data.headers import (
     Header, Listing, all_headers, check_signal_file, lead_slots, listing, numeric_key, read_header,
@@ -362,7 +363,9 @@ def check_annotations(
                   symbols=symbols, elsewhere=elsewhere)
     if symbols['[']:
         counts['flutter'] = _flutter_read_as(annotations, table, header.n_samples, header.fs)
-    usable = segment_frame(annotations, header.n_samples, database, gaps=record_gaps(header))
+    usable, gaps = table, record_gaps(header)
+    if gaps or (annotations.symbol == database.unusable_pair).any():
+        usable = segment_frame(annotations, header.n_samples, database, gaps=gaps)
     counts.update(_lengths(usable, header.fs, database.window_seconds))
     return findings, counts
 
@@ -843,6 +846,7 @@ def _read_subjects(folder, database):
     findings = [_finding('patients', note, FOLDER, database) for note in people.attrs['notes']]
     return people.set_index('record'), labels, findings
 
+@undisturbed()
 def check(
     folder:str|Path, # Folder of the database, or of a part of it
     database:Database|str|Path|None=None, # Recognised if not given

@@ -136,9 +136,14 @@ def beat_labels(
 )->pd.Series: # label of each beat; None for what is no beat
     "What each beat is called in the table of which beats fit which rhythm."
     known = set(database.neutral).union(*database.fits.values())
-    full = (annotations.symbol + ' ' + annotations.aux).str.strip()
-    label = full.where(full.isin(known), annotations.symbol)
-    return label.astype(object).where(annotations.symbol.isin(list(database.beat_symbols)), None)
+    # as plain objects: pandas hands out its own strings one by one, slowly
+    pairs = list(zip(annotations.symbol.to_numpy(object), annotations.aux.to_numpy(object), strict=True))
+    label_of = {} # few of the pairs differ
+    for symbol, aux in set(pairs):
+        full = f'{symbol} {aux}'.strip()
+        name = full if full in known else symbol
+        label_of[symbol, aux] = name if symbol in database.beat_symbols else None
+    return pd.Series([label_of[pair] for pair in pairs], annotations.index, object)
 
 def agreement(
     labels:np.ndarray, # (beats,) beat labels
@@ -150,7 +155,8 @@ def agreement(
     """
     if not len(labels) or rhythm not in database.fits:
         return np.nan
-    return float(np.isin(labels, [*database.fits[rhythm], *database.neutral]).mean())
+    fitting = {*database.fits[rhythm], *database.neutral}
+    return sum(label in fitting for label in labels)/len(labels)
 
 # %% ../../nbs/data/06_rhythms.ipynb #c014-026c05
 SWITCH_COST = 3 # contradicting beats that a change of rhythm must save

@@ -17,6 +17,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ..core import DataError, replacing
+from ..surroundings import undisturbed
 from ..data.databases import LEIPZIG, Database
 from ..data.annotations import read_annotations
 from ..data.headers import read_header
@@ -240,6 +241,7 @@ def _flat_catheter(people, channels):
     return able[0] if able and len(people) >= 6 else ''
 
 # %% ../../nbs/sim/06_simulator.ipynb #c011-10cae9
+@undisturbed()
 def simulate(
     out, # Folder to make; must not exist, or be empty
     patients:int=6, # How many; with labels, the labels decide

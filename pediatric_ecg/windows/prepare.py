@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..core import DataError, digest, inside, versions, write_json
+from ..surroundings import undisturbed
 from ..data.check import checksums, inspect_record
 from ..data.rhythms import beat_labels, class_order, segment_frame, window_samples
 from ..data.databases import Database, get_database
@@ -339,6 +340,7 @@ def _by_slot(slots, value):
     return values
 
 # %% ../../nbs/windows/08_prepare.ipynb #c027-58850e
+@undisturbed()
 def prepare(
     folder:str|Path, # WFDB records with annotations
     out:str|Path, # Folder of the store, made whole or not at all

@@ -27,6 +27,7 @@ import pediatric_ecg
 from pediatric_ecg.core import (
     DataError, check_keys, check_last_line, differences, digest, file_size, inside, read_json, replacing, write_json,
 )
+from ..surroundings import output_folder
 from ..data.databases import Database
 from .quality import FLAGS
 
@@ -383,7 +384,7 @@ class StoreWriter:
         parameters:dict, # All that decides the contents
         dtype:str='float16', # Of the samples
     ):
-        self.out = Path(out)
+        self.out = output_folder(out)
         self.parameters = json.loads(json.dumps(parameters)) # as they will be read back
         self.dtype = np.dtype(dtype)
         self.partial = self.out.with_name(self.out.name + '.partial')
