@@ -200,8 +200,8 @@ def test_names_of_all_kinds(run, simdb, tmp_path, name):
             content = content.replace(b"r1", name.encode())
         (file.parent / f"{name}{file.suffix}").write_bytes(content)
         file.unlink()
-    for given in ("", ".hea", ".dat"):
-        found = annotate(run, path.parent / f"{name}{given}", tmp_path / "out, ö")
+    for ending in ("", ".hea", ".dat"):
+        found = annotate(run, path.parent / f"{name}{ending}", tmp_path / "out, ö")
         assert found.path == tmp_path / "out, ö" / f"{name}.rhy"
     written = sorted(file.name for file in found.path.parent.iterdir())
     assert written == [f"{name}{end}" for end in (".csv", ".png", ".rhy")]
