@@ -874,6 +874,17 @@ def test_no_segment_as_long_as_a_window(tmp_path):
     assert len(prepare(folder, tmp_path / "store", n_jobs=1, progress=False, seconds=1).table)
 
 
+def test_no_lead_with_a_signal(tmp_path):
+    "All electrodes off: check and prepare say so, and not that the windows are too long."
+    level = np.zeros((2500, 2))
+    refused(toy.database(tmp_path / "in", {f"p{n}.dat": level for n in (1, 2, 3)}), "no window")
+    with pytest.raises(DataError, match="no usable lead"):
+        prepare(tmp_path / "in", tmp_path / "other", n_jobs=1, progress=False)
+    (tmp_path / "in" / "p1.dat").write_bytes(toy.pulses().tobytes())
+    _, store = accepted(tmp_path / "in")
+    assert set(flow(store)["without_window"]) == {"p2", "p3"}
+
+
 # ── Other forms: EDF+, BDF+, MATLAB ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -993,6 +1004,10 @@ def copies():
         "other units": (whole, "1000000/V"),
         "rescaled": (whole * 2, "1000/mV"),
         "upside down": (-whole, "1000/mV"),
+        "rounded": (np.rint(whole * 0.37), "1000/mV"),
+        "moved by a constant": (whole + 100, "1000/mV"),
+        "noise of the last digit": (whole + rng.integers(-1, 2, whole.shape), "1000/mV"),
+        "trimmed, later and rescaled": (np.concatenate([np.zeros((77, 2)), whole[333:2111] * 3]), "1000/mV"),
     }
 
 

@@ -787,20 +787,32 @@ def _no_labels(counts, paths, errors, database):
         text = _no_rhythm(annotated, database)
     return [_finding('no-labels', f'no second of the folder is labelled: {text}', FOLDER, database)]
 
-def _no_windows(counts, database):
-    "The finding on a folder that is labelled, but has no segment as long as a window."
+def _no_windows(counts, paths, findings, database):
+    "The finding on a folder that is labelled, but whose segments are too short or whose leads carry no signal."
     classes = database.grouping()
-    labelled = False
-    for count in counts.values():
+    flat = {(finding.record, finding.lead) for finding in findings if finding.code == 'flat'}
+    labelled = []
+    for name, count in counts.items():
+        if not count['rhythms']:
+            continue
+        labelled.append(name)
+        long_enough = False
         for rhythm, of_rhythm in count['rhythms'].items():
-            labelled = True
-            if rhythm in classes and of_rhythm['segments'] > of_rhythm['shorter']:
-                return []
+            long_enough |= rhythm in classes and of_rhythm['segments'] > of_rhythm['shorter']
+        if long_enough and not _all_flat(name, paths[name], count['slots'], flat):
+            return []
     if not labelled:
         return [] # said by `_no_labels`
-    text = (f'no segment of a rhythm that is a class is as long as a window of {database.window_seconds:g} s; '
-            'choose shorter windows by "window_seconds", or look at "groupings"')
+    text = ('no window in any record: either no segment of a class is as long as a window of '
+            f'{database.window_seconds:g} s (choose shorter ones by "window_seconds", or look at "groupings"), '
+            'or every lead is constant')
     return [_finding('no-windows', text, FOLDER, database)]
+
+def _all_flat(name, path, slots, flat):
+    "Whether each lead that fills a slot of the record was found to be constant."
+    channels = {channel for found in slots.values() for channel in found} - {None}
+    leads = read_header(path).leads
+    return all((name, leads[channel]) in flat for channel in channels)
 
 def _no_rhythm(annotated, database):
     "What stands in annotation files that tell no rhythm."
@@ -870,7 +882,7 @@ def check(
     summary = _summary(counts, people, database, found)
     errors = {finding.code for finding in findings if finding.severity == 'error'}
     findings += _check_symbols(counts, database) + _no_labels(counts, paths, errors, database)
-    findings += _no_windows(counts, database)
+    findings += _no_windows(counts, paths, findings, database)
     said = {finding.record for finding in findings if finding.code in ('empty', 'no-annotations')}
     for name, reason in summary['flow']['records']['without_window'].items():
         if name not in said:

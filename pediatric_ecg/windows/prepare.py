@@ -394,8 +394,10 @@ def _prepare(writer, folder, paths, listed, choices, n_jobs, progress):
     writer.begin()
     infos = _make_parts(writer, records, choices, n_jobs, progress)
     if not any(info['labels'] for info in infos):
-        shutil.rmtree(writer.partial, ignore_errors=True) # nothing is lost, and the next try is not held up
-        raise DataError(f'{folder}: no window of {choices.seconds:g} s in any record; '
+        # Nothing is lost, and the remedy asks for other parameters
+        shutil.rmtree(writer.partial, ignore_errors=True)
+        why = _first_reasons({info['record']: _why_no_window(info, choices) for info in infos})
+        raise DataError(f'{folder}: no window of {choices.seconds:g} s in any record ({why}); '
                         'choose shorter windows or another grouping')
     joined = _without_copies(writer, records, infos, choices)
     shapes = {modality: (len(slots), choices.length) for modality, slots in database.modalities.items()}
