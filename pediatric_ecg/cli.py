@@ -364,6 +364,8 @@ def complaint(
         text = f"{error.format_message().rstrip('.')}; see '{command} --help'"
     elif isinstance(error, OSError) and error.filename and error.strerror:
         text = f'{error.filename}: {error.strerror}'
+    elif isinstance(error, OSError) and error.strerror:
+        text = f'the output cannot be written: {error.strerror}'
     elif isinstance(error, (OSError, PediatricECGError)):
         text = str(error)
     else:
@@ -425,3 +427,7 @@ def main(
     if code == 130:
         print('pediatric-ecg: interrupted; the same command goes on where it can', file=sys.stderr)
     return code
+
+# %% ../nbs/use/02_cli.ipynb #cli-as-module
+if __name__ == '__main__' and '__file__' in globals(): # python -m pediatric_ecg.cli, and no notebook
+    sys.exit(main())

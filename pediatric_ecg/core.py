@@ -366,6 +366,8 @@ def read_table(
 def _table_rows(text, file, remedy):
     "(line, cells) of every row that is not blank, the names of the columns first."
     lines = re.split('\r\n|\r|\n', text)
+    if re.fullmatch('"?sep=.?"?', lines[0].strip()):
+        lines[0] = '' # what Excel writes for itself
     first = next((line for line in lines if line.strip()), '')
     unquoted = re.sub('"[^"]*"', '', first)
     separator = max(',;\t', key=unquoted.count)

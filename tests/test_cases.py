@@ -1230,3 +1230,83 @@ def test_the_flow_of_records_and_segments(tmp_path):
     for rhythm in ("(N", "(AFIB"):
         assert of_rhythms[rhythm]["patients"] == 3
     assert of_rhythms["(N"]["seconds"] == pytest.approx((2 * 1240 + 200) / 125)
+
+
+# ── What a second round of awkward inputs found ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("form", ["4", "5"])
+def test_a_transposed_matrix(tmp_path, form):
+    "Samples in rows and leads in columns: refused, whatever the version of the file."
+    folder = challenge(tmp_path / "in", ["426783006", "426783006", "164889003"])
+    scipy.io.savemat(folder / "A0001.mat", {"val": toy.pulses(2500, 2, seed=1)}, format=form)
+    refused(folder, "A0001.mat", "2 x 2500")
+
+
+def test_a_header_that_forgot_the_offset(tmp_path):
+    "The matrix says itself where its numbers begin."
+    folder = challenge(tmp_path / "in", ["426783006", "164889003"])
+    header = folder / "A0001.hea"
+    header.write_text(header.read_text().replace("16+24", "16"))
+    np.testing.assert_array_equal(read_signals(folder / "A0001"), toy.pulses(2500, 2, seed=1) / 1000)
+
+
+def test_records_to_skip(tmp_path):
+    "With an ending, as a table may have it; and a name that is not here is said."
+    folder = toy.database(tmp_path / "in", spec={"skip": ["p1.hea", "p9"]})
+    report, store = accepted(folder)
+    assert set(flow(store)["skipped"]) == {"p1"}
+    assert '"skip" names p9, but no such record is here' in report.text()
+    assert any("p9" in note for note in store.manifest["subject_notes"])
+
+
+def test_no_mains(tmp_path):
+    "A recorder with a battery: no notch."
+    _, store = accepted(toy.database(tmp_path / "in", spec={"mains": 0}))
+    assert store.manifest["parameters"]["preprocess"]["notch"] is None
+
+
+@pytest.mark.parametrize("key, value", [("mains", 200), ("window_seconds", 0.004)])
+def test_numbers_that_prepare_would_refuse(tmp_path, key, value):
+    refused(toy.database(tmp_path / "in", spec={key: value}), "database.json", key)
+
+
+def test_a_late_beat_of_the_second_file(tmp_path):
+    "The file that is at fault is named."
+    beats = toy.annotations([(100, "N", ""), (5000, "N", "")])
+    folder = toy.database(tmp_path / "in", {"p1.qrs": beats}, spec={"beats_annotator": "qrs"})
+    refused(folder, "p1.qrs", "5000 of 2500")
+
+
+@pytest.mark.parametrize("gain", ["0,5/mV", "1000( 12 )/mV"])
+def test_a_gain_that_is_none(tmp_path, gain):
+    "The gain is at fault, and not the name of the file before it."
+    folder = toy.database(tmp_path / "in", {"p1.hea": toy.header(gain=gain)})
+    refused(folder, "p1.hea", "is no gain")
+
+
+def test_a_time_resolution_with_a_comma(tmp_path):
+    notes = toy.remark("## time resolution: 250,5") + toy.annotations()
+    refused(toy.database(tmp_path / "in", {"p1.atr": notes}), "p1.atr", "250,5")
+
+
+def test_a_table_as_excel_writes_it(tmp_path):
+    "With a first line for Excel alone."
+    spec = {"subject_tables": {"people.csv": "all"}, "subject_columns": {"who": "subject", "id": "record"}}
+    table = "sep=;\nid;who\np1;A\np2;A\np3;B\n"
+    folder = toy.database(tmp_path / "in", {"people.csv": table}, spec=spec)
+    assert subjects(folder, get_database(None, folder)).subject.tolist() == ["A", "A", "B"]
+    refused(toy.database(tmp_path / "none", {"people.csv": "id,who\n"}, spec=spec), "people.csv has no row")
+    unknown = toy.database(tmp_path / "unknown", {"people.csv": "id,who\np1,?\np2,?\np3,?\n"}, spec=spec)
+    refused(unknown, "people.csv", "who the patient is")
+
+
+def test_a_marker_without_a_name(tmp_path):
+    notes = toy.annotations([(0, "+", "(N"), (500, "+", "")])
+    refused(toy.database(tmp_path / "in", {"p1.atr": notes}), "a rhythm marker without a name")
+
+
+def test_the_module_is_a_command():
+    "`python -m pediatric_ecg.cli` says what the command says."
+    words = [sys.executable, "-m", "pediatric_ecg.cli", "--help"]
+    assert "prepare" in subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout

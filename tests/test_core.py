@@ -139,13 +139,13 @@ def test_no_name_leaves_its_folder(name):
 @pytest.mark.parametrize("pattern", [
     "^(a+)+$", "(a|a)*b$", "(a|aa)+$", "(.*)*x", "(a?){50}a{50}b", "(?=(a+))\\1+b", "((a{1,100}){1,100})+b", "a" * 999])
 def test_every_pattern_ends(pattern):
-    begun = time.perf_counter()
+    begun = time.process_time()  # of this process: the machine may be busy with others
     for text in ("a" * 200 + "!", "b", ""):
         try:
             search(pattern, text, "pattern")
         except DataError as error:
             assert "takes too long" in str(error)
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_patterns_mean_what_they_mean_to_re():

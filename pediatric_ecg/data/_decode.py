@@ -328,27 +328,31 @@ _MATRIX = 'val' # variable with the signals, (leads, samples)
 
 @lru_cache(maxsize=1024)
 def _mat_kind(file, stamp):
-    "'plain' for a file of version 4 with integers of 16 bits, else 'matlab'; 'other' if it is none."
+    """'plain' for a file of version 4 with integers of 16 bits, its shape and its first byte; 'matlab' for others;
+    'other' if it is none."""
     with _opened(file) as stream:
         head = stream.read(128)
     if head.startswith(b'MATLAB 7.3') or b'HDF' in head[:16]:
         raise DataError(f"{file}: MATLAB's version 7.3 (HDF5) is not read; save it with -v6 or as WFDB")
     if head.startswith(b'MATLAB 5.0'):
-        return 'matlab'
+        return 'matlab', (), 0
     if len(head) < 24:
-        return 'other'
+        return 'other', (), 0
     # Version 4: kind, rows, columns, imaginary, length of the name
     kind, rows, columns, imaginary, length = struct.unpack('<5i', head[:20])
     name = head[20:20 + length] if 0 < length <= 64 else b''
     if imaginary not in (0, 1) or min(rows, columns) < 1 or not name.endswith(b'\0'):
-        return 'other'
-    return 'plain' if kind == 30 else 'matlab'
+        return 'other', (), 0
+    return 'plain' if kind == 30 else 'matlab', (rows, columns), 20 + length
 
 def _is_matlab(signals):
     "Whether scipy must read the file."
     if Path(signals.file).suffix.lower() != '.mat' or signals.fmt != '16':
         return False
-    return _mat_kind(signals.file, _stamp(signals.file)) == 'matlab'
+    kind, shape, first = _mat_kind(signals.file, _stamp(signals.file))
+    # Plain integers are read like any file, where they stand as the header says; scipy refuses, or reads, the rest
+    as_told = (shape, first) == ((signals.width, signals.n_frames), signals.offset)
+    return kind == 'matlab' or kind == 'plain' and not as_told
 
 @lru_cache(maxsize=4)
 def _matlab(signals, stamp):

@@ -95,7 +95,7 @@ _NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?')
 
 def _resolution(note, file):
     "The time base that a note declares, Hz."
-    found = _NUMBER.match(note.removeprefix(_RESOLUTION).strip())
+    found = _NUMBER.fullmatch(note.removeprefix(_RESOLUTION).removesuffix('Hz').strip())
     fs = float(found[0]) if found else np.nan
     if not 1e-6 < fs < 1e9:
         raise DataError(f'{file}: declares {note.strip("# ")!r}, which is no rate in Hz; '
@@ -373,6 +373,10 @@ def read_annotations(
         rows = _read_mit(path, database.annotator, database, header)
     if database.beats_annotator and find_annotations(path, database.beats_annotator):
         beats = _read_mit(path, database.beats_annotator, database, header)
+        late = beats['sample'][~beats['sample'].between(0, header.n_samples)]
+        if len(late):
+            file = find_annotations(path, database.beats_annotator)
+            raise DataError(f'{file}: a beat at sample {late.iloc[0]} of {header.n_samples}; restore the file')
         rows = _with_beats(rows, beats, list(database.beat_symbols))
     return rows
 

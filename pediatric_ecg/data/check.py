@@ -334,7 +334,8 @@ def check_annotations(
     unknown = _unknown_markers(annotations, database)
     if unknown:
         remedy = 'add it to "markers", "aliases", "continues" or "unusable" of the database'
-        texts = [f'unknown rhythm marker {marker!r}{_meant(marker, database)}; {remedy}' for marker in unknown]
+        texts = [f'unknown rhythm marker {marker!r}{_meant(marker, database)}; {remedy}' if marker else
+                 'a rhythm marker without a name; write its name, or remove it' for marker in unknown]
         texts = _capped(texts, 'unknown rhythm markers')
         findings = [_finding('unknown-marker', text, name, database) for text in texts]
         return findings, {**counts, 'readable': False}

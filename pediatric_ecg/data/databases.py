@@ -260,18 +260,17 @@ def _check_symbols(database:'Database')->None:
 def _check_numbers(database:'Database')->None:
     "Numbers that can be true."
     bounds = {
-        'fs': (0, 1e6, 'Hz'),
-        'window_seconds': (0, 86_400, 's'),
-        'mains': (-1, 1000, 'Hz'),
-        'size_mb': (-1, 1e9, 'MB'),
+        'fs': (.001, 1e6, 'Hz'),
+        'window_seconds': (.1, 86_400, 's'),
+        'mains': (0, 100, 'Hz'),
+        'size_mb': (0, 1e9, 'MB'),
     }
     for key, (low, high, unit) in bounds.items():
         value = getattr(database, key)
         if value is None:
             continue
-        if not isfinite(value) or not low < value <= high or value < 0:
-            least = 'more than 0' if low == 0 else '0'
-            database.refuse(f'{key}: must be from {least} to {high:,.0f} {unit}, not {value:g}')
+        if not isfinite(value) or not low <= value <= high:
+            database.refuse(f'{key}: must be from {low:g} to {high:,.0f} {unit}, not {value:g}')
 
 def _check_patterns(database:'Database')->None:
     "Regular expressions that can be read and hold what they are asked for."
@@ -322,7 +321,7 @@ class Database:
     beat_symbols:str = STANDARD_BEATS # Annotation symbols that are beats
     fits:dict[str,tuple[str,...]] = field(default_factory=dict) # Marker → labels of beats that fit it
     neutral:tuple[str,...] = () # Labels of beats that may occur in any rhythm: ectopic, unclassifiable
-    mains:float = 50. # Mains frequency where it was recorded, Hz
+    mains:float = 50. # Mains frequency where it was recorded, Hz; 0: none, as of a recorder with a battery
     window_seconds:float = 5. # Window length to start from, s
     records:str = '' # Regular expression of the record names; decides when two databases look alike
     errata:dict[str,str] = field(default_factory=dict) # 'code record lead' of a finding, with * → reason

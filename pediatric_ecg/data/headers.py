@@ -308,6 +308,8 @@ def _signal_line(line, where, folder):
                     gain, baseline, units, factor, initial, checksum, block or 0)
     return signal, [(lead, note) for note in notes if note]
 
+_LIKE_A_GAIN = re.compile(r'[-+.\d][^/(]*[/(]') # '0,5/mV': meant as one, and refused by name
+
 def _format_word(words):
     """Which word is the format: the first that is one and stands before a gain.
     A file's name may hold blanks.
@@ -315,7 +317,7 @@ def _format_word(words):
     possible = [i for i in range(1, len(words)) if _FORMAT.fullmatch(words[i][0])]
     known = [i for i in possible if str(int(_FORMAT.fullmatch(words[i][0])[1])) in _BYTES]
     for i in known:
-        if i + 1 == len(words) or _GAIN.fullmatch(words[i + 1][0]):
+        if i + 1 == len(words) or _GAIN.fullmatch(words[i + 1][0]) or _LIKE_A_GAIN.match(words[i + 1][0]):
             return i
     return next(iter(known or possible), None)
 

@@ -36,6 +36,9 @@ def _marked(annotations, database, where):
         marker = database.symbol_markers[symbol] if is_symbol else aux
         rhythm = '' if marker in database.unusable else database.aliases.get(marker, marker)
         if marker not in database.unusable and rhythm not in database.markers:
+            if not marker:
+                raise DataError(f'{where}: a rhythm marker without a name at sample {sample}; '
+                                'write its name, or remove it')
             raise DataError(f'{where}: unknown rhythm marker {marker!r} at sample {sample}; '
                             'add it to "markers", "aliases", "continues" or "unusable" '
                             f'of the database {database.name!r}')

@@ -142,7 +142,7 @@ def skipped(
 )->str: # the reason; '' for a record that is not left out
     "Why the specification leaves a record out."
     for pattern, reason in database.skip.items():
-        if fnmatchcase(record, pattern):
+        if fnmatchcase(record, _record_of_cell(pattern)):
             return reason or 'left out by the specification'
     return ''
 
@@ -169,9 +169,10 @@ def _given(cell):
 
 class _Who:
     "Which rule names the subject of each record of a folder, and what of it has to be said."
-    def __init__(self, folder, database, here, table, comments):
-        self.folder, self.database, self.here = folder, database, list(here)
-        self.table = {}
+    def __init__(self, folder, database, every, table, comments):
+        self.folder, self.database, self.every = folder, database, list(every)
+        self.here = [record for record in every if not skipped(record, database)]
+        self.table, self.rows = {}, len(table)
         if 'subject' in table:
             for record, subject in zip(table.record, table.subject, strict=True):
                 self.table[record] = _given(subject)
@@ -188,6 +189,16 @@ class _Who:
 
     def notes(self):
         "One sentence for each thing that was assumed. `DataError` where a rule names nobody."
+        return [*self._skip(), *self._people()]
+
+    def _skip(self):
+        "Entries of `skip` that name no record: who wrote one wanted a record left out."
+        idle = [pattern for pattern in self.database.skip
+                if not any(fnmatchcase(record, _record_of_cell(pattern)) for record in self.every)]
+        return [f'"skip" names {_some(idle)}, but no such record is here'] if idle and self.every else []
+
+    def _people(self):
+        "What was assumed of the patients."
         if not self.here:
             return []
         by_comment = '(?P<subject>' in self.database.comment_pattern
@@ -225,14 +236,20 @@ class _Who:
                 f'of the database {self.database.name!r}')
         there = [name for name in self.database.subject_tables if name not in absent]
         wanted = 'subject' in self.database.subject_columns.values()
-        if there and not self.table and wanted:
+        if there and not self.table and wanted and not self.rows:
+            notes += self._refuse_or_note(f'{" and ".join(there)} has no row', 'restore the table')
+        elif there and not self.table and wanted:
             notes += self._refuse_or_note(
                 f'no column of {" and ".join(there)} is the subject',
                 'correct "subject_columns", where one is mapped to "subject"')
         if there and self.table:
             named = [record for record in self.here if self.table.get(record)]
             tables = ' and '.join(there)
-            if not named:
+            if not named and set(self.table) & set(self.here):
+                notes += self._refuse_or_note(
+                    f'{tables} says of none of the {len(self.here)} records who the patient is',
+                    'fill in the column of the subject')
+            elif not named:
                 notes += self._refuse_or_note(
                     f'{tables} names the subject of none of the {len(self.here)} records '
                     f'({_some(self.here)}) but of {_some(self.table)}', 'correct the names of the records in it')
@@ -323,8 +340,7 @@ def _who(folder, database):
             raise
         here = {}
     comments = {record: _comment_cells(path, database) for record, path in here.items()}
-    counted = [record for record in here if not skipped(record, database)]
-    return here, table.set_index('record'), comments, _Who(folder, database, counted, table, comments)
+    return here, table.set_index('record'), comments, _Who(folder, database, here, table, comments)
 
 def subjects(
     folder:str|Path, # Folder of the database, or of a part of it

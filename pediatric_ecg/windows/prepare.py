@@ -363,7 +363,7 @@ def prepare(
     folder, database = Path(folder), get_database(database, folder)
     seconds = float(database.window_seconds if seconds is None else seconds)
     stride = float(seconds if stride is None else stride)
-    pre = pre or Preprocess(notch=database.mains)
+    pre = pre or Preprocess(notch=database.mains or None)
     choices = _Choices(database, pre, seconds, stride, grouping, label, dtype, noisy_mv, block_seconds)
     choices.check()
     paths, listed = _chosen(folder, database, records)
@@ -390,7 +390,9 @@ def _prepare(writer, folder, paths, listed, choices, n_jobs, progress):
     people = subjects(folder, database)
     records, reasons, counts = _inspected(folder, paths, people, database, progress)
     if not records:
-        raise DataError(f'{folder}: no record with annotations ({_first_reasons(reasons)})')
+        remedy = 'correct "label_pattern", or name the column of the labels in "subject_columns"' if (
+            database.label_source == 'record') else 'correct "annotator", or fetch the annotations'
+        raise DataError(f'{folder}: no record with annotations ({_first_reasons(reasons)}); {remedy}')
     writer.begin()
     infos = _make_parts(writer, records, choices, n_jobs, progress)
     if not any(info['labels'] for info in infos):
