@@ -287,26 +287,28 @@ def _wiring(xyz, layers, right):
     rim = right_inside[(np.abs(_RIGHT_SHEET.angle) > 1.3) | (_RIGHT_SHEET.height > .85)]
     sewn = left_outside[_near(xyz[rim], xyz[left_outside], 1)[:, 1]]
     along, across = 1.2, 1.79 # area of a wavefront along a layer and through the wall
-    parts = [ # edges, speed, weight
-        (ring + left_inside[0], 0.66, along),
-        (sheet + right_inside[0], 0.66, .6*along),
-        (ring + left_outside[0], .5, along),
-        (sheet + right_outside[0], .5, .6*along),
+    # speed of a wave that starts in the muscle, and of one that comes down a bundle: Purkinje fibres reach into the
+    # wall, so that the second crosses it faster and along the inside stays in step with them
+    parts = [ # edges, speed from the muscle, speed down a bundle, weight
+        (ring + left_inside[0], .8, .66, along),
+        (sheet + right_inside[0], .8, .66, .6*along),
+        (ring + left_outside[0], .5, .5, along),
+        (sheet + right_outside[0], .5, .5, .6*along),
         # through the walls
-        (np.stack([left_inside, left_outside], 1), 0.39, across),
-        (np.stack([right_inside, right_outside], 1), 0.39, across*(.5 + 1.4*right)),
+        (np.stack([left_inside, left_outside], 1), .25, .39, across),
+        (np.stack([right_inside, right_outside], 1), .25, .39, across*(.5 + 1.4*right)),
         # the crescent is sewn on to the left ventricle
-        (np.stack([rim, sewn], 1), .5, .1),
+        (np.stack([rim, sewn], 1), .5, .5, .1),
     ]
-    edges = np.concatenate([part for part, _, _ in parts])
-    speed = np.concatenate([np.full(len(part), velocity) for part, velocity, _ in parts])
-    weight = np.concatenate([np.full(len(part), area) for part, _, area in parts])
+    edges = np.concatenate([part for part, *_ in parts])
+    def of_each_edge(column): return np.concatenate([np.full(len(part[0]), part[column]) for part in parts])
+    speed, down_a_bundle, weight = of_each_edge(1), of_each_edge(2), of_each_edge(3)
     # the right face of the septum has Purkinje fibres of the right bundle
     septum = left_outside[np.cos(_LEFT_SHEET.angle) > .25]
     bundles = {}
     for bundle, purkinje in (('left', left_inside), ('right', np.r_[right_inside, septum])):
         inside = np.isin(edges, purkinje).all(1)
-        bundles[bundle] = np.where(inside, 1., speed)
+        bundles[bundle] = np.where(inside, 1., down_a_bundle)
     return edges, speed, weight, bundles
 
 def _recovery(xyz, right):
@@ -381,7 +383,7 @@ def _ventricular_sites(layers, pathway, vt):
     through_septum = Source(left(0.8, 0.06), 0.029, 'left')
     foci = {
         'outflow tract': Source(_right_point(layers.right_outside, .02, -.45)),
-        'fascicle': Source(left(.6, 1.2), 0., 'left'),
+        'fascicle': Source(left(.6, 1.2)),
         'free wall': Source(_left_point(layers.left_outside, .4, np.pi)),
         'apex': Source(left(.93, 0.)),
         'scar': Source(_right_point(layers.right_outside, .13, -.45)),
