@@ -47,37 +47,39 @@ _KANTOCH = 'Kantoch, Indian J Pediatr 2005;72:609; paediatric handbooks: 150–2
 _AMAT = 'Amat-y-Leon et al., Am Heart J 1978;96:62'
 _COHEN = 'Cohen et al., J Am Coll Cardiol 1997;29:403'
 
+_SINUS = 'Rijnbeek et al., Eur Heart J 2001;22:702; Fleming et al., Lancet 2011;377:1011'
+
 RANGES = {
     # the conduction system at rest
     'A–H': Range(.055, .095, 's', _NORMAL_CHILDREN),
     'H–V': Range(.033, .048, 's', _NORMAL_CHILDREN + '; adults 35–45 ms, Alboni et al., Eur Heart J 1985;6:602'),
-    'AV node, shortest cycle': Range(.24, .36, 's', _COHEN + ': block at 305 ± 63 ms under 13 years, 350 ± 91 ms above'),
+    'AV node, shortest cycle': Range(.24, .36, 's', _COHEN + ': block at 305 ± 63, 350 ± 91 ms from 13 years'),
     'H–A, fast pathway': Range(.041, .078, 's', 'our choice, so that V–A in AVNRT is 8 to 30 ms'),
     'backwards block': Range(.26, .46, 's', _COHEN + ': mean cycle of VA block 360 ms; the width is our choice'),
     'backwards conduction, child': Range(.61, .61, 'share', _COHEN + ': 61 % of children'),
-    'backwards conduction, re-entry': Range(.9, .9, 'share', 'our choice: the circle needs the way back, though not always at rest'),
-    'backwards conduction, adult': Range(.4, .4, 'share', 'Akhtar, Pacing Clin Electrophysiol 1981;4:548; the number is our choice'),
-    'breathing, child': Range(.23, .36, '1/s', 'Fleming et al., Lancet 2011;377:1011: rates by age; the width is our choice'),
+    'backwards conduction, re-entry': Range(.9, .9, 'share', 'our choice: the circle needs the way back'),
+    'backwards conduction, adult': Range(.4, .4, 'share', 'Akhtar, PACE 1981;4:548; the number is our choice'),
+    'breathing, child': Range(.23, .36, '1/s', 'Fleming et al., Lancet 2011;377:1011; the width is our choice'),
     # rates
-    'sinus, 4 years': Range(.49, .74, 's', 'Rijnbeek et al., Eur Heart J 2001;22:702; Fleming et al., Lancet 2011;377:1011'),
-    'sinus, 17 years': Range(.72, 1.08, 's', 'Rijnbeek et al., Eur Heart J 2001;22:702; Fleming et al., Lancet 2011;377:1011'),
+    'sinus, 4 years': Range(.49, .74, 's', _SINUS),
+    'sinus, 17 years': Range(.72, 1.08, 's', _SINUS),
     're-entry, under 1 year': Range(.19, .27, 's', _KANTOCH + '; 220–320/min in infants'),
     're-entry, child': Range(.24, .40, 's', _KANTOCH),
-    're-entry, adult': Range(.27, .43, 's', 'Blomström-Lundqvist et al., Eur Heart J 2003;24:1857: 140–250/min, the fastest left out'),
-    'PJRT': Range(.34, .50, 's', 'Lindinger et al., Eur Heart J 1998;19:936: 100–250/min; the middle of it is our choice'),
-    'ventricular tachycardia': Range(.25, .44, 's', 'Crosson et al., Heart Rhythm 2014;11:e55; the width is our choice'),
-    'ventricular tachycardia, scar': Range(.22, .35, 's', 'Brouwer et al., JACC Clin Electrophysiol 2018;4:1308: median 270, quartiles 240 and 310 ms'),
+    're-entry, adult': Range(.27, .43, 's', 'Blomström-Lundqvist et al., Eur Heart J 2003;24:1857: 140–250/min'),
+    'PJRT': Range(.34, .50, 's', 'Lindinger et al., Eur Heart J 1998;19:936: 100–250/min; its middle'),
+    'ventricular tachycardia': Range(.25, .44, 's', 'Crosson et al., Heart Rhythm 2014;11:e55; the width is ours'),
+    'ventricular tachycardia, scar': Range(.22, .35, 's', 'Brouwer et al., JACC EP 2018;4:1308: 270 (240–310) ms'),
     'junction': Range(.75, 1., 's', 'our choice: an escape at 60 to 80/min'),
     'ectopic focus': Range(.5, .7, 's', 'our choice: near the sinus rate of children'),
     'flutter': Range(.19, .25, 's', 'Saoudi et al., Eur Heart J 2001;22:1162: 240–350/min, the slower part'),
     # accessory pathways
-    'V–A over a pathway': Range(.07, .14, 's', 'Benditt et al., Ann Intern Med 1979;91:161: 70 ms and more; the upper end is our choice'),
-    'A–delta, left': Range(.085, .095, 's', 'PR under 120 ms by definition; the left side is farther from the sinus node: our choice'),
+    'V–A over a pathway': Range(.07, .14, 's', 'Benditt et al., Ann Int Med 1979;91:161: from 70 ms; high end ours'),
+    'A–delta, left': Range(.085, .095, 's', 'PR under 120 ms by definition; farther from the sinus node: ours'),
     'A–delta, right': Range(.07, .08, 's', 'PR under 120 ms by definition: our choice'),
-    'decrement of a PJRT pathway': Range(.3, .6, 's/s', 'Coumel et al., 1967: it is decremental; the number is our choice'),
+    'decrement of a PJRT pathway': Range(.3, .6, 's/s', 'Coumel et al., 1967: decremental; the number is ours'),
     'detour, left free wall': Range(.032, .038, 's', _AMAT + ': 34 ± 3, 38 ± 5 and 32 ± 3 ms'),
     'detour, right free wall': Range(.023, .037, 's', _AMAT + ': 37 ± 3, 27 ± 3 and 23 ± 4 ms'),
-    'detour, septal': Range(.005, .015, 's', _AMAT + ': no significant change; under 25 ms in Kerr et al., Circulation 1982;66:196'),
+    'detour, septal': Range(.005, .015, 's', _AMAT + ': no change; Kerr et al., Circulation 1982;66:196: under 25'),
     # stimuli
     'atrial pacing': Range(.42, .58, 's', 'our choice; x0010: 503 ms'),
     'ventricular pacing': Range(.30, .45, 's', 'our choice; x0010: 308 ms'),
@@ -501,7 +503,8 @@ def _draw_intervals(ax, beat, floor):
     for letter, time, height in letters:
         if time is not None:
             side = 'left' if letter == 'H' else 'right'
-            ax.text(time, height, f' {letter} ', ha='center' if letter == 'A' else side, fontsize=8, weight='bold', clip_on=True)
+            where = 'center' if letter == 'A' else side
+            ax.text(time, height, f' {letter} ', ha=where, fontsize=8, weight='bold', clip_on=True)
     heights = {'AH': floor - .35, 'HV': floor - .8, 'VA': floor - 1.25}
     for name, start, end in beat.intervals():
         ax.plot([start, end], [heights[name]]*2, color='.3', lw=1, marker='|', ms=5)
