@@ -117,8 +117,8 @@ def test_r_peaks(reads, rhythm):
     "gqrs, which knows nothing of the events, finds the annotated beats in lead II."
     seen, beats, true, found = 0, 0, 0, 0
     for read in reads.values():
-        # it marks the start of the QRS
-        detected = 4*gqrs_detect(resample_poly(read['II'], 1, 4), fs=FS/4) + .035*FS
+        # it marks the start of the QRS; its default of 280 ms between beats is an adult's
+        detected = 4*gqrs_detect(resample_poly(read['II'], 1, 4), fs=FS/4, RRmin=.2) + .035*FS
         annotated = read.beats['sample'].to_numpy()
         noise = read.table['sample'][read.table.symbol == '~'].to_numpy().reshape(-1, 2)
         marks = read.table[read.table.symbol == '+']
@@ -155,7 +155,9 @@ def test_va_time_and_coronary_sinus(reads, table):
 
 
 def test_qrs_width(tmp_path):
-    "Narrow in sinus, over 120 ms from a paced or automatic ventricular focus."
+    """Narrow in sinus, over 120 ms from a paced or automatic ventricular focus.
+
+    A focus in a fascicle finds the fast fibres at once: its QRS is the narrowest, the fast part of it over 70 ms."""
     db = simulate(tmp_path/'db', patients=12, seconds=60, seed=5, rhythms=('N', '/V', 'VT'))
     children = pd.read_csv(db/'children-subject-info.csv', dtype=str)
     adults = pd.read_csv(db/'adults-subject-info.csv', dtype=str)
@@ -164,7 +166,8 @@ def test_qrs_width(tmp_path):
         read = Read(db/name)
         for aux in '/V', 'VT':
             start, end = qrs(read, read.of(aux))
-            assert end - start > .120, (name, aux, end - start)
+            fascicle = aux == 'VT' and read.record.comments[-1].endswith('fascicle')
+            assert end - start > (.07 if fascicle else .12), (name, aux, end - start)
         unmarked = (read.beats.symbol == 'N') & (read.beats.aux == '')
         normal = read.beats['sample'][unmarked].to_numpy()
         if len(normal):

@@ -59,9 +59,9 @@ class Body:
             patient.size*draw(.95, 1.05), int(rng.integers(len(FOCI))), patient.ap_location,
         )
         self.ventricles, self.ventricular_sites, self.near = ventricles(
-            patient.size*draw(.95, 1.05), self.right, patient.ap_location, int(rng.integers(4)),
+            patient.size*draw(.95, 1.05), self.right, patient.ap_location, patient.vt_site,
         )
-        self.leads = DOWER @ _turn(draw(-.25, .4) + .3*self.right, draw(-.3, .3), draw(-.2, .2))
+        self.leads = DOWER @ _turn(draw(-.25, .4) + .1*self.right, draw(-.3, .3), draw(-.2, .2))
         chest = np.exp(.15*rng.standard_normal(6))
         self.leads *= np.r_[1, 1, chest][:, None]
         # everyone's ST segment and T wave are their own

@@ -115,7 +115,7 @@ def _record(folder, job, signals):
     recorder.samples = samples
     if signals:
         recorder.write_until(np.inf)
-    who = f'age {patient.age:g} diagnosis {patient.diagnosis}'
+    who = f'age {patient.age:g} diagnosis {patient.diagnosis} ventricular focus {patient.vt_site}'
     writer.close(['simulated by pediatric_ecg, not a patient', who], samples)
     if not isinstance(script, Replay):
         notes = _with_beats(notes, samples)
