@@ -63,6 +63,10 @@ class Patient:
     junction: float = .85 # cycle of the junctional escape
     ectopic: float = .62 # cycle of an ectopic atrial rhythm
     flutter: float = .22 # cycle of atrial flutter
+    flutter_block: int = 0 # waves of flutter per QRS; 0: it varies from beat to beat
+    fibrillation: float = .172 # cycle of a wavelet of fibrillation in the left atrium
+    concealed: float = .065 # what wavelets that get stuck add to the node's rest (scale of a gamma law)
+    tone: float = .02 # slow changes of the sinus cycle, fraction
     va_conducts: bool = True # does a ventricular beat reach the atria?
     bundle: str = 'his' # usual QRS: 'his', 'rbbb' (after repair of Fallot), 'lbbb'
     age_text: str = '' # the age as the table has it, with the mistakes of the original
@@ -116,10 +120,18 @@ def draw_patient(
         vt=draw(.30, .44),
         junction=draw(.75, 1.),
         ectopic=draw(.5, .7),
-        flutter=draw(.19, .25),
+        flutter=draw(.17, .24), # 250 to 350 waves per minute (Saoudi et al., Circulation 2001)
         av_erp=draw(.28, .36),
         va_conducts=bool(draw() < (.4 if adult else .8)),
         bundle='rbbb' if 'TOF' in diagnosis else 'his',
+    )
+    # 4.8 to 7.2 wavelets per second, in fibrillation a QRS every 0.5 to 0.75 s, a sinus rhythm that
+    # wanders by 1 to 6 %: as in mitdb (measured in the notebook on realism)
+    drawn |= dict(
+        flutter_block=int(rng.choice([0, 2, 3, 4], p=[.4, .35, .05, .2])),
+        fibrillation=draw(.14, .21),
+        concealed=draw(.045, .11),
+        tone=float(np.exp(draw(np.log(.01), np.log(.06)))),
     )
     drawn |= {name: value for name, value in known.items() if value is not None}
     drawn.setdefault('fast_retro', drawn['hv'] + draw(.008, .03))
@@ -139,6 +151,8 @@ class Heart:
         self.last_v = -.1 # of the ventricles
         self.last_stimulus = -.1
         self.last_wave = -.1 # of fibrillation or flutter
+        self.wavelets = [(-.1, 0), (-.1, 6)] # left and right atrium: last wavelet, s, and which it was
+        self.slow_change = 0. # of the sinus cycle, standard deviations
         self.next_sinus = rng.uniform(.3, .7) # when the sinus node is due, s
         self.returning = False # did the last impulse of the atria come back, and can go down again?
         self.previous_kind = '' # the beat before, a key of `rhythms.BEATS`
@@ -155,9 +169,11 @@ class Heart:
     def sinus_cycle(self,
         time:float, # s
     )->float:
-        "The sinus node speeds up as the child breathes in."
+        "The sinus node speeds up as the child breathes in, and wanders slowly with autonomic tone."
         breath = sin(2*pi*self.patient.breath*time)
-        return self.jitter(self.patient.sinus, .012)*(1 + self.patient.rsa*breath)
+        self.slow_change = .95*self.slow_change + .31*self.rng.standard_normal()
+        slow = 1 + self.patient.tone*max(-2.5, min(2.5, self.slow_change))
+        return self.jitter(self.patient.sinus, .012)*(1 + self.patient.rsa*breath)*slow
 
     def emit(self,
         time:float, # s
