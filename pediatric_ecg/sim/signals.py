@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SURFACE', 'INDEPENDENT', 'CATHETERS', 'DRAWN', 'ECG', 'CHEST', 'INSIDE', 'LEFT_CENTRE', 'DOWER', 'CYCLES',
-           'RESTITUTION', 'NOISE_RANGES', 'CHUNK', 'Body', 'Waves', 'Noise', 'draw_noise', 'Renderer']
+           'RESTITUTION', 'HOLTER', 'LABORATORY', 'CHUNK', 'Body', 'Waves', 'Noise', 'draw_noise', 'Renderer']
 
 # %% ../../nbs/sim/03_signals.ipynb #c003-71749c
 from copy import copy
@@ -372,26 +372,33 @@ class Noise:
     white: float = .0022 # standard deviation from 65 to 100 Hz
     mains_frequency: float = 50. # Hz
 
-# 10th and 90th percentile of each level over the leads of mitdb in sinus rhythm, mV
-NOISE_RANGES = {
+# 10th and 90th percentile of each level, mV
+HOLTER = { # over the leads of mitdb in sinus rhythm: people who walk about
     'wander': (.065, .3),
     'muscle': (.004, .018),
     'mains': (.003, .018),
     'electrode_motion': (.012, .045),
     'white': (.0011, .0024),
 }
+LABORATORY = { # a patient who lies still, as the surface leads of iaf1_afw; mains and white as above
+    'wander': (.03, .15),
+    'muscle': (.002, .007),
+    'mains': (.002, .012),
+    'electrode_motion': (.006, .022),
+    'white': (.0011, .0024),
+}
 
 def draw_noise(
     rng:np.random.Generator,
-    ranges=None, # Name of a level → its 10th and 90th percentile, mV; default: `NOISE_RANGES`
+    ranges=None, # Name of a level → its 10th and 90th percentile, mV; default: `LABORATORY`
     mains_frequency:float=50., # Hz
 )->Noise:
-    "Levels of one record: log-normal between the percentiles, no more than three standard deviations off."
+    "Levels of one record: log-normal between the percentiles, no more than two standard deviations off."
     levels = {}
-    for name, (low, high) in {**NOISE_RANGES, **(ranges or {})}.items():
+    for name, (low, high) in {**LABORATORY, **(ranges or {})}.items():
         middle = (np.log(low) + np.log(high))/2
         spread = (np.log(high) - np.log(low))/2.563
-        levels[name] = float(np.exp(middle + spread*np.clip(rng.standard_normal(), -3, 3)))
+        levels[name] = float(np.exp(middle + spread*np.clip(rng.standard_normal(), -2, 2)))
     return Noise(**levels, mains_frequency=mains_frequency)
 
 
