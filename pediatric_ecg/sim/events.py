@@ -130,7 +130,7 @@ def draw_patient(
     drawn |= dict(
         flutter_block=int(rng.choice([0, 2, 3, 4], p=[.4, .35, .05, .2])),
         fibrillation=draw(.14, .21),
-        concealed=draw(.045, .11),
+        concealed=draw(.05, .12),
         tone=float(np.exp(draw(np.log(.01), np.log(.06)))),
     )
     drawn |= {name: value for name, value in known.items() if value is not None}

@@ -452,14 +452,14 @@ class _Smooth:
 def _reservoir(
     rng:np.random.Generator,
     low:float=0., # Hz: from here …
-    high:float=FS/2, # … to here; around it the power falls like that of a filter of second order
+    high:float=FS/2, # … to here; beyond it the power falls like that of a filter of third order
     band=(20, 40), # Hz: where the standard deviation is to be 1
 ): # (samples,)
     "A long stretch of noise to cut pieces from."
     samples = 1 << 16
     spectrum = np.fft.rfft(rng.standard_normal(samples))
     frequency = np.fft.rfftfreq(samples, 1/FS)
-    shape = 1/np.sqrt(1 + (frequency/high)**4)/np.sqrt(1 + (low/np.maximum(frequency, .01))**4)
+    shape = 1/np.sqrt(1 + (frequency/high)**6)/np.sqrt(1 + (low/np.maximum(frequency, .01))**4)
     power = np.abs(spectrum*shape)**2
     in_band = (frequency >= band[0]) & (frequency <= band[1])
     scale = samples/np.sqrt(2*power[in_band].sum())
@@ -504,7 +504,7 @@ class Renderer:
         self._quick = _Smooth(8, 0., len(DRAWN), rng)
         self._gusts = _Smooth(1, .7, 1, rng)
         self._hiss = _reservoir(rng, band=(65, 100))
-        self._tremor = _reservoir(rng, 20, 55)
+        self._tremor = _reservoir(rng, 20, 45)
 
     def _sizes(self, surface, inside, spread):
         "Level of a disturbance per channel, mV: `inside`: share that reaches a catheter; `spread`: of its logarithm."
