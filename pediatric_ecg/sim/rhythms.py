@@ -238,7 +238,7 @@ def fibrillate(
     The left atrium is the faster one (Lazar et al., Circulation 2004), and each has its own clock. A path is
     walked several times before the wavelet finds another one, so the waves are alike for a second or so."""
     _begin_waves(heart)
-    for atrium, (slower, spread) in enumerate(((1., .11), (1.06, .17))):
+    for atrium, (slower, spread) in enumerate(((1., .11), (1.06, .2))):
         time, path = heart.wavelets[atrium]
         if time < heart.last_v - 1: # another rhythm before
             time = heart.last_v

@@ -75,7 +75,7 @@ class Body:
         chest[:2] *= 1 - np.array([.5, .25])*np.clip((patient.age - 2)/14, 0, 1)
         self.leads *= np.r_[1, 1, chest][:, None]
         # V1 lies over the right atrium: P is larger there than Dower's far dipole makes it
-        near = np.array([2, 1.5, 1, 1, 1, 1])*np.exp(.3*rng.standard_normal(6))
+        near = np.array([2.3, 1.6, 1, 1, 1, 1])*np.exp(.3*rng.standard_normal(6))
         self.atrial_leads[CHEST] *= near[:, None]
         # everyone's ST segment and T wave are their own
         gradient = rng.standard_normal(3)*1.5e-4
@@ -87,11 +87,11 @@ class Body:
         self.ventricular_gain = min(largest/peak[:2].max(), 4.5/peak.max())
         normal = [Source(self.atrial_sites['sinus'])]
         # P in lead II, mV: 0.055 to 0.225 from the 10th to the 90th percentile of mitdb
-        self.atrial_gain = np.clip(self._size(.13, .5), .03, .3)/self._peak(self.atria, normal)[1]
+        self.atrial_gain = np.clip(self._size(.16, .45), .04, .35)/self._peak(self.atria, normal)[1]
         # what is finer than the grid of points: fibres, branches of Purkinje, scars
-        self.sharpness = draw(.3, 2.6)
-        self.network = draw(.72, 1) # time that the Purkinje network takes, as a fraction of the grid's
-        self.roughness = self._unevenness(draw(.0005, .004))
+        self.sharpness = draw(.3, 1.8)
+        self.network = draw(.66, .94) # time that the Purkinje network takes, as a fraction of the grid's
+        self.roughness = self._unevenness(draw(.0005, .003))
         self.swing = draw(.01, .08) # of the leads with breathing, fraction
         self.fibrillation_size = np.clip(self._size(.13, .45), .04, .4) # f waves, peak to peak, mV
         self.flutter_size = np.clip(self._size(.22, .4), .08, .5) # flutter waves, peak to peak, mV
