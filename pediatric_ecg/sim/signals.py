@@ -486,8 +486,8 @@ class Renderer:
         # between two near electrodes of a catheter breathing and arms are hardly seen
         self.white = self._sizes(level.white, 2., .3)
         self.muscle = self._sizes(level.muscle, .1, .4)
-        self.wander = self._sizes(level.wander, .2, .4)
-        self.motion = self._sizes(level.electrode_motion, .2, .5)
+        self.wander = self._sizes(level.wander, .05, .4)
+        self.motion = self._sizes(level.electrode_motion, .05, .5)
         mains = self._sizes(level.mains, 1.5, .5)
         share = rng.uniform(.2, .8) # of the wander that comes with the breath
         sway = self.wander*np.sqrt(2*share)
