@@ -19,8 +19,10 @@ from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, read_annotations, read_header, segments
 from pediatric_ecg.data.annotations import encode_annotations
 from pediatric_ecg.data.headers import all_headers
-from pediatric_ecg.sim import simulate
+from pediatric_ecg.sim import Renderer, simulate
+from pediatric_ecg.sim.events import draw_patient
 from pediatric_ecg.sim.files import Writer
+from pediatric_ecg.sim.signals import Noise, Waves
 from pediatric_ecg.sim.studies import OUTSIDE
 
 pytestmark = pytest.mark.filterwarnings('ignore:The inplace keyword') # wfdb itself, on pandas 3
@@ -506,3 +508,35 @@ assert simulator.simulate is simulate
 assert 'torch' not in sys.modules
 """
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+
+
+def still(seed, **levels):
+    "Sixteen seconds without any beat, of a record with these levels of disturbance and no others: (samples, DRAWN)."
+    waves = Waves(draw_patient(np.random.default_rng(1), age=30.), np.random.default_rng(1))
+    none = dict(wander=0., muscle=0., mains=0., electrode_motion=0., white=0.)
+    return Renderer(waves, np.random.default_rng(seed), noise=Noise(**{**none, **levels})).chunk()
+
+
+@pytest.mark.parametrize('level, low, high', [
+    ('wander', 0, .7), ('muscle', 10, 200), ('mains', 59, 61), ('electrode_motion', 0, 12), ('white', 40, 489),
+])
+def test_each_disturbance_stays_in_its_band(level, low, high):
+    "Nine tenths of its power lie in the band, its size grows with its level, and without any the line is flat."
+    assert np.abs(still(0)).max() == 0
+    noise = still(3, **{level: .1}, mains_frequency=60.)
+    assert np.allclose(still(3, **{level: .2}, mains_frequency=60.), 2*noise, atol=1e-4)
+    power = (np.abs(np.fft.rfft(noise[:, :8]*np.hanning(len(noise))[:, None], axis=0))**2).sum(1)
+    frequency = np.fft.rfftfreq(len(noise), 1/FS)
+    inside = (frequency >= low) & (frequency <= high)
+    assert power[inside].sum() > .9*power.sum()
+
+
+def test_chunks_join_without_a_step():
+    "Slow disturbances go on where the chunk before ended."
+    waves = Waves(draw_patient(np.random.default_rng(1), age=30.), np.random.default_rng(1))
+    slow = Noise(wander=.2, muscle=0., mains=0., electrode_motion=.05, white=0.)
+    renderer = Renderer(waves, np.random.default_rng(2), noise=slow)
+    chunks = [renderer.chunk() for _ in range(4)]
+    for one, other in zip(chunks, chunks[1:], strict=False):
+        usual = np.abs(np.diff(one, axis=0)).max(0)
+        assert (np.abs(other[0] - one[-1]) <= 1.5*usual + 1e-6).all()

@@ -71,7 +71,7 @@ RANGES = {
     'ventricular tachycardia, scar': Range(.22, .35, 's', 'Brouwer et al., JACC EP 2018;4:1308: 270 (240–310) ms'),
     'junction': Range(.75, 1., 's', 'our choice: an escape at 60 to 80/min'),
     'ectopic focus': Range(.5, .7, 's', 'our choice: near the sinus rate of children'),
-    'flutter': Range(.19, .25, 's', 'Saoudi et al., Eur Heart J 2001;22:1162: 240–350/min, the slower part'),
+    'flutter': Range(.17, .24, 's', 'Saoudi et al., Eur Heart J 2001;22:1162: 240–350/min'),
     # accessory pathways
     'V–A over a pathway': Range(.07, .14, 's', 'Benditt et al., Ann Int Med 1979;91:161: from 70 ms; high end ours'),
     'A–delta, left': Range(.085, .095, 's', 'PR under 120 ms by definition; farther from the sinus node: ours'),
@@ -128,6 +128,10 @@ class Patient:
     junction: float = .85 # cycle of the junctional escape
     ectopic: float = .62 # cycle of an ectopic atrial rhythm
     flutter: float = .22 # cycle of atrial flutter
+    flutter_block: int = 0 # waves of flutter per QRS; 0: it varies from beat to beat
+    fibrillation: float = .172 # cycle of a wavelet of fibrillation in the left atrium
+    concealed: float = .065 # what wavelets that get stuck add to the node's rest (scale of a gamma law)
+    tone: float = .02 # slow changes of the sinus cycle, fraction
     va_conducts: bool = True # does a ventricular beat reach the atria?
     va_erp: float = .3 # shortest interval that is conducted backwards
     bundle: str = 'his' # usual QRS: 'his', 'rbbb' (after repair of Fallot), 'lbbb'
@@ -229,6 +233,14 @@ def draw_patient(
     )
     if 'PJRT' in diagnosis:
         drawn['tachy'] = draw('PJRT')
+    # 4.8 to 7.2 wavelets per second, in fibrillation a QRS every 0.5 to 0.75 s, a sinus rhythm that
+    # wanders by 1 to 6 %: as in mitdb (measured in the notebook on realism)
+    drawn |= dict(
+        flutter_block=int(rng.choice([0, 2, 3, 4], p=[.4, .35, .05, .2])),
+        fibrillation=rng.uniform(.14, .21),
+        concealed=rng.uniform(.05, .12),
+        tone=float(np.exp(rng.uniform(np.log(.01), np.log(.06)))),
+    )
     drawn |= known
     drawn.setdefault('fast_retro', drawn['hv'] + rng.uniform(.008, .03))
     if 'va' not in known:
@@ -257,6 +269,8 @@ class Heart:
         self.last_v_before = -.9 # of the ventricles, the one before
         self.last_stimulus = -.1
         self.last_wave = -.1 # of fibrillation or flutter
+        self.wavelets = [(-.1, 0), (-.1, 6)] # left and right atrium: last wavelet, s, and which it was
+        self.slow_change = 0. # of the sinus cycle, standard deviations
         self.next_sinus = rng.uniform(.3, .7) # when the sinus node is due, s
         self.returning = False # did the last impulse of the atria come back, and can go down again?
         self.previous_kind = '' # the beat before, a key of `rhythms.BEATS`
@@ -273,9 +287,11 @@ class Heart:
     def sinus_cycle(self,
         time:float, # s
     )->float:
-        "The sinus node speeds up as the child breathes in."
+        "The sinus node speeds up as the child breathes in, and wanders slowly with autonomic tone."
         breath = sin(2*pi*self.patient.breath*time)
-        return self.jitter(self.patient.sinus, .012)*(1 + self.patient.rsa*breath)
+        self.slow_change = .95*self.slow_change + .31*self.rng.standard_normal()
+        slow = 1 + self.patient.tone*max(-2.5, min(2.5, self.slow_change))
+        return self.jitter(self.patient.sinus, .012)*(1 + self.patient.rsa*breath)*slow
 
     def emit(self,
         time:float, # s

@@ -62,6 +62,8 @@ def check_record_name(
                         'which does not begin with a dot')
 
 # %% ../../nbs/sim/04_files.ipynb #c011-6f045a
+_THREE_BYTES = np.dtype([('low', '<u2'), ('high', 'i1')])
+
 class Writer:
     "A record on disk, written as it comes: format 24; the header comes last."
     def __init__(self,
@@ -83,17 +85,20 @@ class Writer:
         signal, # (samples, channels) of `DRAWN`, mV
     ):
         "The next samples, in chunks of any size."
+        signal = np.asarray(signal, np.float32).T # (channels, samples)
         units = np.clip(np.rint(signal*GAIN), -RAIL, RAIL).astype('<i4')
-        one, two = units[:, DRAWN.index('I')], units[:, DRAWN.index('II')]
-        limb = np.stack([one, two, two - one, -((one + two)//2), one - two//2, two - one//2], 1)
-        all_channels = np.concatenate([limb, units[:, CHEST], units[:, self._catheters]], 1)
-        units = np.ascontiguousarray(np.clip(all_channels, -RAIL, RAIL), '<i4')
+        one, two = units[DRAWN.index('I')], units[DRAWN.index('II')]
+        limb = np.stack([one, two, two - one, -((one + two)//2), one - two//2, two - one//2])
+        units = np.concatenate([np.clip(limb, -RAIL, RAIL), units[CHEST], units[self._catheters]])
         if self._first is None:
-            self._first = units[0].copy()
-        self.samples += len(units)
-        self._sum += units.sum(0)
-        three_bytes = units.reshape(-1, 1).view(np.uint8)[:, :3]
-        self._stream.write(three_bytes.tobytes())
+            self._first = units[:, 0].copy()
+        self.samples += units.shape[1]
+        self._sum += units.sum(1)
+        # sample after sample, of each value the lower three of its four bytes
+        three_bytes = np.empty(units.T.shape, _THREE_BYTES)
+        three_bytes['low'] = units.T
+        three_bytes['high'] = units.T >> 16
+        self._stream.write(three_bytes)
 
     def close(self,
         comments, # Lines at the end of the header

@@ -257,11 +257,22 @@ def fibrillate(
     heart:Heart,
     until:float, # s
 ):
-    "Wavelets wander over the atria, six of them per second."
+    """Wavelets wander over the atria, about six of them per second in each.
+
+    The left atrium is the faster one (Lazar et al., Circulation 2004), and each has its own clock. A path is
+    walked several times before the wavelet finds another one, so the waves are alike for a second or so."""
     _begin_waves(heart)
-    while heart.last_wave < until:
-        heart.last_wave += heart.jitter(.172, .1)
-        heart.emit(heart.last_wave, 'f', str(heart.rng.integers(12)))
+    for atrium, (slower, spread) in enumerate(((1., .11), (1.06, .2))):
+        time, path = heart.wavelets[atrium]
+        if time < heart.last_v - 1: # another rhythm before
+            time = heart.last_v
+        while time < until:
+            time += heart.jitter(slower*heart.patient.fibrillation, spread)
+            if heart.rng.random() < .3:
+                path = 6*atrium + int(heart.rng.integers(6))
+            heart.emit(time, 'f', f'{path}.{heart.rng.integers(3)}')
+        heart.wavelets[atrium] = time, path
+    heart.last_wave = max(time for time, _ in heart.wavelets)
     _end_waves(heart)
 
 def afib(
@@ -270,7 +281,7 @@ def afib(
 )->float: # Time of the QRS, s
     "Atrial fibrillation: the node is hit at random and lets through what finds it rested."
     patient = heart.patient
-    rr = patient.av_erp + heart.rng.gamma(2.2, .085)
+    rr = patient.av_erp + heart.rng.gamma(4, patient.concealed)
     fibrillate(heart, heart.last_v + rr)
     if patient.ap_ante and wave is None and heart.rng.random() < .5: # a pathway does not delay
         return heart.ventricle(heart.last_v + .85*rr, (('ap', 0.), ('his', .04)))
@@ -278,10 +289,12 @@ def afib(
     return heart.ventricle(h + patient.hv, wave or patient.bundle)
 
 def afl(heart:Heart)->float: # Time of the QRS, s
-    "Atrial flutter: a wave circles the tricuspid annulus; the node passes every second to fourth."
+    "Atrial flutter: a wave circles the annulus; the node passes every second to fourth, or one of them by turns."
     patient = heart.patient
     _begin_waves(heart)
-    for _ in range(heart.rng.choice([2, 3, 4], p=[.5, .15, .35])):
+    fixed = patient.flutter_block and heart.rng.random() > .03
+    waves = patient.flutter_block if fixed else heart.rng.choice([2, 3, 4], p=[.5, .15, .35])
+    for _ in range(waves):
         heart.last_wave = heart.emit(heart.last_wave + heart.jitter(patient.flutter, .004), 'F')
     _end_waves(heart)
     h = heart.his(heart.last_wave + .14 - patient.hv)
