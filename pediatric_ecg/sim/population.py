@@ -82,6 +82,7 @@ class Population:
     av_erp: tuple = _range('Josephson', .25, .43) # shortest interval that the AV node conducts, s
     ectopic: tuple = _range('Saoudi', .45, .8) # cycle of an ectopic atrial rhythm, s
     junction: tuple = _range('Kusumoto', .7, 1.35) # cycle of a junctional escape, s: 44 to 86/min
+    concealed: tuple = _range('Josephson', .3, .6) # after a ventricular beat the node is used so long, sinus cycles
     va_conducts: float = _number('Josephson', .5) # share whose ventricular beats can reach the atria
     rbbb: tuple = _range('Eriksson', .01, .12) # share with right bundle branch block, at 20 and at 80 years
     lbbb: tuple = _range('Eriksson', .005, .08) # share with left bundle branch block
@@ -102,7 +103,7 @@ class Population:
     t_inverted: float = _number('our choice', .1) # share with T waves upside down: ischaemia, strain, drugs
     st_shift: tuple = _range('Surawicz', -.12, .15) # mV
     sharpness: tuple = _range('Das', .2, 2.2) # how much of its fast part is added to QRS
-    notch: tuple = _range('Das', 0., .22) # size of a notch in QRS, of its height
+    notch: tuple = _range('Das', 0., .16) # size of a notch in QRS, of its height
     repolarisation: tuple = _range('Malik', .88, 1.18) # duration of the action potentials, usual: 1
     restitution: tuple = _range('Malik', .75, 1.35) # how strongly it follows the cycle: factor on the cycle
     beat_spread: float = _number('our choice', .04) # size from beat to beat, s.d. of the logarithm
@@ -124,7 +125,7 @@ class Population:
     white: tuple = _range('Kligfield', .001, .012)
     mains: tuple = _range('Moody 1984', .0005, .03)
     wander: tuple = _range('Moody 1984', .02, .25)
-    muscle: tuple = _range('Moody 1984', .002, .05)
+    muscle: tuple = _range('Moody 1984', .002, .04)
     motion: tuple = _range('Moody 1984', .02, 3.) # swings of an electrode per minute
 
     def __post_init__(self):
@@ -155,6 +156,7 @@ class Person:
     repolarisation: float # Duration of the action potentials; 1 is usual
     restitution: float # Factor on the cycle to which they adapt
     beat_spread: float # Size from beat to beat, s.d. of the logarithm
+    concealed: float # How long a ventricular beat leaves the node used, in sinus cycles
     ectopy: tuple # Share of ventricular and of atrial premature beats
     placement: tuple # Shift of each chest electrode, in ways to the next one
     modified: float # Lead I that the modified limb leads hold
@@ -247,10 +249,11 @@ def draw_person(
         sizes=sizes,
         st_shift=tuple(_even(rng, population.st_shift)*direction/np.linalg.norm(direction)),
         sharpness=_even(rng, population.sharpness),
-        notch=(_even(rng, population.notch)*rng.choice([-1, 1]), rng.uniform(.003, .007), rng.uniform(.2, .9)),
+        notch=(_even(rng, population.notch)*rng.choice([-1, 1]), rng.uniform(.004, .009), rng.uniform(.2, .9)),
         repolarisation=_even(rng, population.repolarisation),
         restitution=_even(rng, population.restitution),
         beat_spread=population.beat_spread*rng.uniform(.3, 1.5),
+        concealed=_even(rng, population.concealed),
         ectopy=tuple(ectopy),
         placement=tuple(np.clip(population.placement*rng.standard_normal(6), -.8, .8)),
         modified=float(population.modified*rng.standard_normal()),
@@ -799,6 +802,9 @@ def perform(
         first = None
         while heart.last_v < min(end, seconds):
             heart.next_kind = next(beats)
+            if heart.after('PVC', 'VT', 'IVR') and kind not in ('PVC', 'VT', 'IVR'):
+                # concealed conduction: a P wave that finds the node used stays above, and a pause follows
+                heart.sinus_until(heart.last_v + person.concealed*person.patient.sinus)
             BEATS[kind](heart)
             heart.previous_kind = kind
             kind = heart.next_kind
