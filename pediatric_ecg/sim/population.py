@@ -77,7 +77,7 @@ class Population:
     first_degree: float = _number('Mason', .05) # share of the over-60s whose AH is longer by 60 to 140 ms
     hv: tuple = _range('Josephson', .033, .055) # His → ventricle, s
     tachycardia: tuple = _range('Ko', .24, .42) # cycle of a re-entrant tachycardia, s: 143 to 250/min
-    vt: tuple = _range('Al-Khatib', .26, .52) # cycle of ventricular tachycardia, s: 115 to 230/min
+    vt: tuple = _range('Al-Khatib', .28, .6) # cycle of ventricular tachycardia, s: 100 to 214/min
     flutter: tuple = _range('Saoudi', .18, .26) # cycle of atrial flutter, s: 230 to 333/min
     av_erp: tuple = _range('Josephson', .25, .43) # shortest interval that the AV node conducts, s
     ectopic: tuple = _range('Saoudi', .45, .8) # cycle of an ectopic atrial rhythm, s
@@ -98,11 +98,12 @@ class Population:
     atrial_slowing: tuple = _range('Mason', .9, 1.4) # of conduction in the atria: P 80 to 130 ms
     p_size: tuple = _range('Rijnbeek 2014', .6, 2.) # of the P wave, usual: 1
     f_size: tuple = _range('our choice', .4, 2.2) # of fibrillation and flutter waves
-    qrs_size: tuple = _range('Rijnbeek 2014', .55, 1.6)
+    qrs_size: tuple = _range('Rijnbeek 2014', .5, 1.4)
+    chest_size: tuple = _range('Rijnbeek 2014', .3, .9) # of all waves in the chest leads: fat, lungs, distance
     t_size: tuple = _range('Rijnbeek 2014', .3, 1.6)
     t_inverted: float = _number('our choice', .1) # share with T waves upside down: ischaemia, strain, drugs
     st_shift: tuple = _range('Surawicz', -.12, .15) # mV
-    sharpness: tuple = _range('Das', .2, 2.2) # how much of its fast part is added to QRS
+    sharpness: tuple = _range('Das', .3, 3.5) # how much of its fast part is added to QRS
     notch: tuple = _range('Das', 0., .16) # size of a notch in QRS, of its height
     repolarisation: tuple = _range('Malik', .88, 1.18) # duration of the action potentials, usual: 1
     restitution: tuple = _range('Malik', .75, 1.35) # how strongly it follows the cycle: factor on the cycle
@@ -149,7 +150,7 @@ class Person:
     rotation: tuple # Of the heart: axis, tilt, transition, radians
     masses: tuple # Of the left and the right ventricle; 1 is usual
     slowing: tuple # Of conduction in ventricles and atria; 1 is usual
-    sizes: dict[str, float] # 'p', 'f', 'qrs', 't': 1 is usual; 'stimulus'
+    sizes: dict[str, float] # 'p', 'f', 'qrs', 't', 'stimulus', 'chest' (leads there): 1 is usual
     st_shift: tuple # Of the ST segment in the three directions of space, mV
     sharpness: float # How much of its fast part is added to QRS
     notch: tuple # Size, width and place of a notch in QRS
@@ -233,6 +234,7 @@ def draw_person(
         'qrs': _even(rng, population.qrs_size),
         't': _even(rng, population.t_size)*(-.6 if upside_down else 1.),
         'stimulus': _logarithmic(rng, population.stimulus),
+        'chest': _logarithmic(rng, population.chest_size),
     }
     noise = {}
     for name in ('white', 'mains', 'wander', 'muscle', 'motion'):
@@ -296,6 +298,7 @@ def lead_weights(
         neighbour = int(np.clip(place + np.sign(shift), 0, len(_CHEST) - 1))
         weights[DRAWN.index(lead)] += 1 - abs(shift)
         weights[DRAWN.index(_CHEST[neighbour])] += abs(shift)
+        weights *= person.sizes['chest']
     else:
         weights[DRAWN.index(lead)] = 1
     return weights
@@ -771,17 +774,21 @@ def _beats(person, rhythm, rng, ectopy):
             before = kind
             yield kind
 
-def _episodes(plan, rng):
-    "Marker, rhythm and length in s of one episode after another."
+def _length(rng, rhythm, least, most):
+    "How long an episode lasts, s."
+    low, usual, high = EPISODE_SECONDS.get(rhythm, EPISODE_SECONDS['usual'])
+    low = max(low, least)
+    high = max(min(high, most), 1.01*low)
+    return rng.triangular(low, np.clip(usual, low, high), high)
+
+def _episodes(plan, rng, seconds):
+    "Marker, rhythm and length in s of one episode after another; two of each fit into a record."
     turn = 0
     while True:
         if plan.base:
-            low, usual, high = EPISODE_SECONDS['base']
-            yield *plan.base, max(plan.least, rng.triangular(low, usual, high))
+            yield *plan.base, _length(rng, 'base', plan.least, .2*seconds)
         marker, rhythm = plan.mains[turn % len(plan.mains)]
-        low, usual, high = EPISODE_SECONDS.get(rhythm, EPISODE_SECONDS['usual'])
-        low = max(low, plan.least)
-        yield marker, rhythm, rng.triangular(low, max(usual, 1.5*low), max(high, 3*low))
+        yield marker, rhythm, _length(rng, rhythm, plan.least, .3*seconds)
         turn += 1
 
 def perform(
@@ -794,7 +801,7 @@ def perform(
     "Let a heart go through its episodes; a marker stands halfway between the beats that it parts."
     heart = Heart(person.patient, rng)
     marked = ''
-    for marker, rhythm, length in _episodes(plan, rng):
+    for marker, rhythm, length in _episodes(plan, rng, seconds):
         before = heart.last_v
         end = max(before, 0) + length
         beats = _beats(person, rhythm, rng, ectopy)
