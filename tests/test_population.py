@@ -1,4 +1,4 @@
-"""Simulated people in the form of a database: the same bytes from the same seed, and a round trip through check and prepare."""
+"""Simulated people in the form of a database: same seed, same bytes, and a round trip through check and prepare."""
 import json
 from dataclasses import fields
 
