@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'SIMULATED_LEADS', 'RHYTHM_NAMES', 'EPISODE_SECONDS', 'Population', 'Person', 'draw_person', 'lead_weights',
-           'person_waves', 'Templates', 'laboratory_noise', 'StandIns', 'stand_ins', 'Plan', 'draw_plan',
+           'person_waves', 'Templates', 'laboratory_noise', 'StandIns', 'stand_ins', 'RhythmPlan', 'draw_plan',
            'known_of_plan', 'perform', 'simulated_form', 'simulate_people']
 
 # %% ../../nbs/sim/07_population.ipynb #p003
@@ -676,7 +676,7 @@ _WITH_ECTOPY = ('sinus rhythm', 'sinus bradycardia', 'sinus tachycardia', 'atria
 _MAY_PRECEDE = ('N', 'SB', 'ST', 'AFIB', 'AFL', 'VAT', 'VVI', 'R', 'L', 'BI', 'N-Prex', 'J')
 
 @dataclass(frozen=True)
-class Plan:
+class RhythmPlan:
     "What a person's heart does: markers, the rhythms behind them, and how they take turns."
     base:tuple[str, str]|None # Marker and rhythm between the episodes; None: there is none
     mains:tuple[tuple[str, str], ...] # Marker and rhythm of the episodes, in turn
@@ -694,7 +694,7 @@ def draw_plan(
     grouping:dict[str, str], # Marker → class
     seed:int=0, # Of the population: the order of the classes
     least:float=5., # No episode is shorter, s
-)->Plan:
+)->RhythmPlan:
     "The main rhythm follows the number of the person, so that each class gets as many people as another."
     of_class = {}
     for marker, label in grouping.items():
@@ -725,10 +725,10 @@ def draw_plan(
     if base is not None:
         mains = [main for main in mains if main[1] != 'sinus rhythm'] or mains[:1]
     permanent = all(rng.random() < _PERMANENT.get(rhythm, 0.) for _, rhythm in mains)
-    return Plan(None if permanent else base, tuple(mains), least)
+    return RhythmPlan(None if permanent else base, tuple(mains), least)
 
 def known_of_plan(
-    plan:Plan,
+    plan:RhythmPlan,
     rng:np.random.Generator, # The person's own generator
     found:StandIns, # Of the database: which rhythms it tells apart
 )->dict: # What `draw_person` should take as known
@@ -799,7 +799,7 @@ def _episodes(plan, rng, seconds):
 
 def perform(
     person:Person,
-    plan:Plan,
+    plan:RhythmPlan,
     seconds:float, # Length of the record
     rng:np.random.Generator, # Of the beats
     ectopy:bool=True, # Premature beats in sinus rhythm and elsewhere?
