@@ -83,14 +83,14 @@ class Body:
         self.apd = self._recovery(draw(.6, 1.4), gradient)
         narrow = self.ventricular_sites['his']
         peak = self._peak(self.ventricles, narrow)
-        largest = np.clip(self._size(1.4, .35), .6, 3.2) # R or S of the limb leads, mV
-        self.ventricular_gain = min(largest/peak[:2].max(), 4.5/peak.max())
+        largest = np.clip(self._size(2.1, .35), .6, 4) # R or S of the limb leads, mV
+        self.ventricular_gain = min(largest/peak[:2].max(), 6/peak.max())
         normal = [Source(self.atrial_sites['sinus'])]
         # P in lead II, mV: 0.055 to 0.225 from the 10th to the 90th percentile of mitdb
         self.atrial_gain = np.clip(self._size(.16, .45), .04, .35)/self._peak(self.atria, normal)[1]
         # what is finer than the grid of points: fibres, branches of Purkinje, scars
         self.sharpness = draw(.3, 1.8)
-        self.network = draw(.66, .94) # time that the Purkinje network takes, as a fraction of the grid's
+        self.network = draw(.8, 1.08) # time that the Purkinje network takes, as a fraction of the grid's
         self.roughness = self._unevenness(draw(.0005, .003))
         self.swing = draw(.01, .08) # of the leads with breathing, fraction
         self.fibrillation_size = np.clip(self._size(.13, .45), .04, .4) # f waves, peak to peak, mV
