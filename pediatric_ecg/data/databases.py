@@ -225,6 +225,25 @@ def _check_markers(database:'Database')->None:
                 database.refuse(f'{place} names {marker!r}, which is not among its markers; '
                                 f'known are {", ".join(database.markers)}'[:300])
 
+def _check_stand_ins(database:'Database')->None:
+    """What stands for a slot or a marker in simulated people: one name at least.
+
+    A slot may be another value's, so that a database with fewer modalities is one `replace` away."""
+    for slot in database.simulated_leads:
+        try:
+            slot_names(slot)
+        except DataError as error:
+            database.refuse(f'simulated_leads: {error}')
+    for marker in database.simulated_rhythms:
+        if marker not in database.markers:
+            database.refuse(f'simulated_rhythms names {marker!r}, which is not among its markers; '
+                            f'known are {", ".join(database.markers)}'[:300])
+    for key in ('simulated_leads', 'simulated_rhythms'):
+        for name, stand_ins in getattr(database, key).items():
+            if not stand_ins or not all(map(_is_plain, stand_ins)):
+                database.refuse(f'{key}: {name!r} needs one simulated name at least, and none that is empty; '
+                                'write "II", or leave the entry out')
+
 def _check_symbols(database:'Database')->None:
     "Annotation symbols are single characters; a span has two."
     def check(key, symbol):
@@ -322,6 +341,8 @@ class Database:
     beat_symbols:str = STANDARD_BEATS # Annotation symbols that are beats
     fits:dict[str,tuple[str,...]] = field(default_factory=dict) # Marker → labels of beats that fit it
     neutral:tuple[str,...] = () # Labels of beats that may occur in any rhythm: ectopic, unclassifiable
+    simulated_leads:dict[str,tuple[str,...]] = field(default_factory=dict) # Slot → simulated leads that stand for it
+    simulated_rhythms:dict[str,tuple[str,...]] = field(default_factory=dict) # Marker → simulated rhythms that do
     mains:float = 50. # Mains frequency where it was recorded, Hz
     window_seconds:float = 5. # Window length to start from, s
     records:str = '' # Regular expression of the record names; decides when two databases look alike
@@ -342,7 +363,9 @@ class Database:
                 value = given # 3400 is written back as it was read
             # A frozen dataclass may set a field of its own only so.
             object.__setattr__(self, entry.name, value)
-        for check in (_check_names, _check_leads, _check_markers, _check_symbols, _check_numbers, _check_patterns):
+        checks = (_check_names, _check_leads, _check_markers, _check_stand_ins, _check_symbols, _check_numbers,
+                  _check_patterns)
+        for check in checks:
             check(self)
 
     def grouping(self,
