@@ -195,11 +195,10 @@ def _inspect(table, name, sides, fitted, require):
         side[rows] = number
     found = {'rows': [_leak(table, name, 'rows', rows, text) for rows, text in rows_on_two_sides(table, sides)],
              'subject': list(_subjects(table, name, side)),
-             'overlap': list(_overlaps(table, name, side))}
+             'overlap': list(_overlaps(table, name, side)),
+             'simulated': list(_simulated(table, name, sides))}
     if 'hash' in table:
         found['duplicate'] = list(_duplicates(table, name, side))
-    if 'simulated' in table:
-        found['simulated'] = list(_simulated(table, name, sides))
     if fitted or require:
         fits = list(_fits(table, name, sides, side, fitted, require))
         for kind in ('fit', 'selection', 'undeclared'):
