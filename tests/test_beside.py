@@ -28,7 +28,7 @@ from pediatric_ecg.train import TrainConfig, fit
 from pediatric_ecg.windows import WindowStore, prepare
 from pediatric_ecg.windows.people import with_people
 
-SMALL = TrainConfig(epochs=2, per_group=8, batch_size=16, loss="ce")
+SMALL = TrainConfig(epochs=1, per_group=4, batch_size=16, loss="ce", model={"widths": [16, 16], "depth": 1, "heads": 2})
 TWO = Protocol(folds=2, draws=50)
 
 
@@ -52,7 +52,7 @@ def population(monkeypatch):
 
     def simulate_people(out, database, patients, seconds=240, seed=0, n_jobs=1, progress=False, grouping="default"):
         stub.calls.append(patients)
-        return simulate(out, patients=patients, seconds=60, seed=seed + 1000)
+        return simulate(out, patients=patients, seconds=40, seed=seed + 1000)
 
     stub.stand_ins = lambda database: StandIns
     stub.simulate_people = simulate_people
@@ -132,7 +132,8 @@ def test_what_the_loss_is_told_is_of_the_patients(store, population, tmp_path):
 
 def test_a_run_says_so_everywhere(store, population, tmp_path, capsys):
     out = tmp_path / "run"
-    words = ["train", store.path, "--out", out, "--quick", "--jobs", 1, "--simulated", 5, "--set", "loss=ce"]
+    words = ["train", store.path, "--out", out, "--quick", "--jobs", 1, "--simulated", 5, "--loss", "ce",
+             "--epochs", 1, "--set", "per_group=4"]
     assert cli.main([str(word) for word in words]) == 0
     printed = capsys.readouterr().out
     finished = RunFolder.open(out)
@@ -169,8 +170,7 @@ class Killed(BaseException):
     "Stands for a signal that ends the process."
 
 
-@pytest.mark.parametrize("where", ["simulation", "preparation", "first fold"])
-def test_killed_and_continued(store, population, tmp_path, monkeypatch, where):
+def test_killed_and_continued(store, population, tmp_path, monkeypatch):
     "Whenever a run is killed, the same call goes on and gives the same bytes; simulated people are made once."
     def call(out):
         return train_store(store, tmp_path / out, SMALL, TWO, n_jobs=1, progress=False, simulated=4)
@@ -179,18 +179,19 @@ def test_killed_and_continued(store, population, tmp_path, monkeypatch, where):
         raise Killed
 
     call("whole")
-    with monkeypatch.context() as patch:
-        if where == "simulation":
-            patch.setattr(population, "simulate_people", kill)
-        elif where == "preparation":
-            patch.setattr("pediatric_ecg.windows.people.prepare", kill)
-        else:
-            patch.setattr("pediatric_ecg.experiments.cells.predictions_of", kill)
-        with pytest.raises(Killed):
-            call("killed")
-    made = len(population.calls)
+    places = (
+        ("sim.population.simulate_people", 1), ("windows.people.prepare", 2), ("experiments.cells.predictions_of", 2))
+    for place, made in places:
+        with monkeypatch.context() as patch:
+            if place.startswith("sim"):
+                patch.setattr(population, "simulate_people", kill)
+            else:
+                patch.setattr(f"pediatric_ecg.{place}", kill)
+            with pytest.raises(Killed):
+                call("killed")
+        assert len(population.calls) == made, "made once, whatever happens after it"
     call("killed")
-    assert len(population.calls) - made == (1 if where == "simulation" else 0)
+    assert population.calls == [4, 4]
     assert files(tmp_path / "whole") == files(tmp_path / "killed")
 
 

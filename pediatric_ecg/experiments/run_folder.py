@@ -215,7 +215,7 @@ _OF_CONFIG = {
 }
 _OF_DATABASE = {'fs': _figure, 'markers': dict[str, str], 'groupings': dict[str, dict[str, str]]}
 _OF_SIMILARITY = {
-    'classes': list[str], 'S': list[list[_figure]], 'psi': list[list[_figure]], 'phi': list[_figure],
+    'classes': list[str], 'S': list[list[_figure]], 'psi': list[list[_figure]]|None, 'phi': list[_figure]|None,
     'target': _figure, 'seen': list[bool]|None, 'source': str,
 }
 
