@@ -178,6 +178,11 @@ def _beside(about):
     made = f'Each of {about.seconds:g} s; digest {about.digest[:16]}.' if about.patients else ''
     return ' '.join([*about.sentences(), made]).strip()
 
+def _people(manifest):
+    "'200 simulated patients', where some stood beside the others in training; else ''."
+    about = manifest.beside
+    return counted(about.patients, 'simulated patient') if about is not None and about.patients else ''
+
 _OF_SIMULATED = ('simulated_share', 'prior', 'start', 'pretrain_epochs')
 
 def _training(settings, about):
@@ -288,11 +293,6 @@ def title(
         patients = run.predictions.subject.nunique()
         trained = f', trained on {patients} {"of its own" if manifest.simulated else "real"} and {_people(manifest)}'
     return f'Rhythm classification on {kind}: {name.removeprefix("simulated: ")}{trained}'
-
-def _people(manifest):
-    "'200 simulated patients', where some stood beside the others in training; else ''."
-    about = manifest.beside
-    return counted(about.patients, 'simulated patient') if about is not None and about.patients else ''
 
 def cohort_text(
     run:RunFolder, # A run
