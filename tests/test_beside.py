@@ -1,4 +1,4 @@
-"""Simulated people in training beside patients: who they are, where they stand, what they change, and that a run says so.
+"""Simulated people in training beside patients: where they stand, what they change, and that a run says so.
 
 A small stub makes the simulated people where a test needs them in a second; the population itself has its own tests.
 """
@@ -28,7 +28,7 @@ from pediatric_ecg.train import TrainConfig, fit
 from pediatric_ecg.windows import WindowStore, prepare
 from pediatric_ecg.windows.people import with_people
 
-SMALL = TrainConfig(epochs=1, per_group=4, batch_size=16, loss="ce", model={"widths": [16, 16], "depth": 1, "heads": 2})
+SMALL = TrainConfig(epochs=1, per_group=4, batch_size=16, loss="ce")
 TWO = Protocol(folds=2, draws=50)
 
 

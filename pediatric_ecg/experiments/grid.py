@@ -114,7 +114,9 @@ def experiment(
         seed = recipe.protocol.seed
         training, about = with_people(store, labels, simulated, people_beside(out), seed, n_jobs, progress)
         windows = store.path if about is None else training
-        asked = {} if about is None else {'simulated': {'patients': about.patients, 'seed': seed, 'digest': about.digest}}
+        asked = {}
+        if about is not None:
+            asked = {'simulated': {'patients': about.patients, 'seed': seed, 'digest': about.digest}}
         _claim(out, {
             **asked, 'data': store.manifest['sha256'], 'config': asdict(recipe.config),
             'disturbed': recipe.disturbed, 'labels': labels,

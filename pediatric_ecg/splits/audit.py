@@ -144,8 +144,8 @@ def _simulated(table, fold, sides):
         rows = sides[name][simulated[sides[name]]]
         if len(rows):
             record, subject = listed(table['record'].iloc[rows]), listed(table['subject'].iloc[rows])
-            text = (f'row {spans(rows)} of record {record} (subject {subject}) is simulated and stands in {name} beside real '
-                    'patients; simulated people may be trained on, and nothing else')
+            text = (f'row {spans(rows)} of record {record} (subject {subject}) is simulated and stands in {name} beside '
+                    'real patients; simulated people may be trained on, and nothing else')
             yield _leak(table, fold, 'simulated', rows, text)
 
 # %% ../../nbs/splits/03_audit.ipynb #c037-dcefff
@@ -207,7 +207,7 @@ def _inspect(table, name, sides, fitted, require):
 
 # %% ../../nbs/splits/03_audit.ipynb #c042-bb6f67
 def audit(
-    table:pd.DataFrame, # One row per window: record, subject, start, end; hash for copies, label for class counts, simulated
+    table:pd.DataFrame, # One row per window: record, subject, start, end; also hash, label, simulated
     folds, # Folds, (train, test) or (train, test, valid) tuples, or dicts; rows are positions in the table
     fitted:Mapping|None=None, # Name → rows it was fitted on, beside each fold's own; counts (label → n) are recounted
     allow:tuple=(), # Kinds of leak that are meant, such as subject for the leaky reference

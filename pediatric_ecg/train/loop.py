@@ -401,8 +401,8 @@ def fit(
 )->FitResult:
     """Trains one network on the fold's training patients and chooses the epoch on its validation patients.
 
-    Where no patient could be spared for validation, the last epoch is taken. Simulated people among the training rows are
-    drawn as the settings say; the scale of the leads and the class counts of the loss are those of the patients.
+    Where no patient could be spared for validation, the last epoch is taken. Simulated people among the training rows
+    are drawn as the settings say; the scale of the leads and the class counts of the loss are those of the patients.
     Raises PediatricECGError when there is nothing to train on,
     DataError for a checkpoint that is damaged or another run's."""
     plan = make_plan(store, fold, classes, config, seed)

@@ -121,7 +121,7 @@ def prior_shift(
     counts:np.ndarray, # (C,) windows of each class as they are drawn
     real:np.ndarray,   # (C,) those of the real windows
 )->np.ndarray:         # (C,) log p − log p_real
-    "How far the drawn class frequencies move a posterior away from the real ones; a class counts as one window at least."
+    "How far the class frequencies drawn move a posterior away from the real ones; each class counts once at least."
     counts, real = np.maximum(counts, 1), np.maximum(real, 1)
     return np.log(counts/counts.sum()) - np.log(real/real.sum())
 

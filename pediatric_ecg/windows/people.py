@@ -50,8 +50,8 @@ class SimulatedPeople:
             sentences = [f'{self.asked} simulated people were asked for, but none could be trained on.']
         else:
             people = 'simulated patient' if self.patients == 1 else 'simulated patients'
-            sentences = [f'{self.patients:,} {people} ({self.windows:,} windows, seed {self.seed}) were trained on beside the real ones, '
-                         'and never validated or tested on.']
+            sentences = [f'{self.patients:,} {people} ({self.windows:,} windows, seed {self.seed}) were trained on beside '
+                         'the real ones, and never validated or tested on.']
         if self.left_out:
             windows = ', '.join(f'{label} ({count:,})' for label, count in self.left_out.items())
             sentences.append(f'Simulated windows of other classes were left out: {windows}.')
@@ -77,7 +77,7 @@ def simulated_people(
     n_jobs:int=-1, # Records at a time; -1: one per core
     progress:bool=False, # Show bars
 )->tuple[WindowStore|None, SimulatedPeople]: # None where nothing can stand for the slots or the markers
-    "Simulated people in the form of a database, prepared as its store was. `DataError` for a store that does not say how."
+    "Simulated people in the form of a database, prepared as its store was. `DataError` for one that does not say how."
     from pediatric_ecg.sim import population # here, so that nobody waits for a simulator without need
     database, windows = store.database, _settings_of(store)
     seconds = max(SECONDS, 4*store.seconds)
@@ -111,11 +111,12 @@ def simulated_people(
 
 def _settings_of(store):
     "The settings of a store that its simulated people get too. Their labels are those of the markers, which are true."
-    parameters, names = store.manifest['parameters'], ('preprocess', 'seconds', 'stride', 'grouping', 'dtype', 'noisy_mv')
+    parameters = store.manifest['parameters']
+    names = ('preprocess', 'seconds', 'stride', 'grouping', 'dtype', 'noisy_mv')
     lacking = [name for name in ('database', *names) if name not in parameters]
     if lacking:
-        raise DataError(f'{store.path}/manifest.json: does not say how its windows were made ({lacking[0]}), so nobody can be '
-                        'simulated beside them; prepare the store again')
+        raise DataError(f'{store.path}/manifest.json: does not say how its windows were made ({lacking[0]}), so nobody '
+                        'can be simulated beside them; prepare the store again')
     return {name: parameters[name] for name in names}
 
 def _code_of(population):
@@ -138,7 +139,7 @@ def with_people(
     seed:int=0, # Of the population
     n_jobs:int=-1, # Records at a time; -1: one per core
     progress:bool=False, # Show bars
-)->tuple[Windows, SimulatedPeople|None]: # What is trained on; who stands beside the patients, None where nobody was asked for
+)->tuple[Windows, SimulatedPeople|None]: # What is trained on; who stands beside, None where nobody was asked for
     "The store, or the store with simulated people beside it."
     if not check_number(patients):
         return store, None

@@ -94,8 +94,8 @@ class View(Windows):
 class Beside(Windows):
     """Real windows, and simulated ones behind them, as one set.
 
-    The table has a column `simulated`. Real rows come first and keep their positions; name, title, classes and database are those
-    of the real windows. `left_out` counts the simulated windows whose label no patient has (label → windows)."""
+    The table has a column `simulated`. Real rows come first and keep their positions; title, classes and database are
+    those of the real windows. `left_out` counts the simulated windows whose label no patient has (label → windows)."""
     def __init__(self,
         real:Windows, # Of patients: a WindowStore, or a view of one
         people:Windows, # Simulated windows with the same modalities, number of leads, rate and length
