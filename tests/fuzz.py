@@ -1195,6 +1195,14 @@ FOUND = [
     ("folders", _small_database(p1_atr=toy.annotations([(5, "+", "(N"), (2628, "N", "")]))),
     ("folders", _small_database(p1_atr=b"", p2_atr=toy.annotations([(500, "+", "(N")]))),
     ("folders", _small_database(RECORDS=b"\xff1")),
+    ("records", _records(b"p1 16x0 p 3 \x1b[31m sub/p2" + b"9" * 5000)),
+    ("records", _records(b"p1\n" + b"x/" * 3000)),
+    ("tables", PEOPLE_OF | {"people.csv": b"9" * 5000 + b",subject\np1,A\n"}),
+    ("runs", {"metrics.json": replaced(b'"f1": ', b'"f1_": ')}),
+    ("runs", {"metrics.json": replaced(b'"f1": 0', b'"f1": null, "f1_": 0')}),
+    ("unfinished", {"store.partial/parts/00000.json": replaced(b'{"segments": ', b'{"nan": ')}),
+    ("unfinished", {"store.partial/parts/00000.json": replaced(b'"shorter": 0', b'"shorter": []')}),
+    ("unfinished", {"store.partial/parts/00000.json": replaced(b'"windows without a usable lead"', b'"a"')}),
 ]
 
 

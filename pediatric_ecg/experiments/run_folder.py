@@ -206,6 +206,9 @@ _OF_METRICS = { # of each split
     'n_classes': int, 'n_windows': int, 'n_predictions': int, 'n_patients': int,
     'classes': list[str], 'not_evaluable': list[str],
 }
+_OF_A_RHYTHM = { # what is written for each rhythm that was scored; the areas may be null
+    'precision': float, 'recall': float, 'f1': float, 'f2': float, 'windows': int, 'patients': int,
+}
 _OF_CONFIG = {
     'model': dict, 'train': dict, 'preprocess': dict, 'database': dict,
     'modalities': dict[str, list[str]], 'classes': list[str],
@@ -354,6 +357,9 @@ class RunFolder:
             scored = isinstance(figures, dict) and figures.get('top1') is not None
             needed = ('macro_precision', 'macro_recall', 'macro_f1', 'macro_f2', 'per_class') if scored else ()
             check_keys(_OF_METRICS, figures, f'{file}: {split}', _REMEDY, needed)
+            for label, of_label in figures.get('per_class', {}).items():
+                if not isinstance(of_label, str):
+                    check_keys(_OF_A_RHYTHM, of_label, f'{file}: {split}: {label}', _REMEDY, _OF_A_RHYTHM)
         return metrics
 
     @cached_property

@@ -52,7 +52,7 @@ class Flow:
         steps = {
             'listed': records.listed, 'here': records.here,
             'left out on purpose': len(records.skipped) or None,
-            'copies of another record': len(records.copies) or None,
+            'copied from another record': len(records.copies) or None,
             'annotated': records.annotated, 'labelled': records.labelled,
             'with windows': records.with_windows}
         return [(step, count) for step, count in steps.items() if count is not None]

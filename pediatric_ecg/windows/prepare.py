@@ -34,7 +34,8 @@ from .copies import copy_groups, landmarks, read_marks, write_marks
 from .leads import Leads, slot_mask, slot_samples, window_length
 from .quality import FLAGS, noise, robust_scale
 from .signals import Preprocess, overlap
-from .store import StoreWriter, WindowStore, bits, code_hash, content_hashes
+from .store import (
+    NO_LEAD, OUTSIDE_GROUPING, TOO_SHORT, StoreWriter, WindowStore, bits, code_hash, content_hashes)
 
 # %% ../../nbs/windows/08_prepare.ipynb #c009-b87ef5
 _LONGEST = 86_400. # of a window or a stride, s
@@ -118,8 +119,7 @@ def _table(path, name, subject, label, choices, marked=None):
     windows = windows.assign(record=name, subject=subject, fs=header.fs, beats=beats, agreement=share)
     length, grouped = (marked.end - marked.start).to_numpy(), marked.label.notna().to_numpy()
     too_short = length < window_samples(choices.seconds, header.fs)
-    excluded = {'windows of rhythms outside the grouping': len(every) - len(windows),
-                'segments shorter than a window': int((too_short & grouped).sum())}
+    excluded = {OUTSIDE_GROUPING: len(every) - len(windows), TOO_SHORT: int((too_short & grouped).sum())}
     time = {'record': header.seconds, 'labelled': float(length.sum()/header.fs),
             'of the grouping': float(length[grouped].sum()/header.fs)}
     rhythms = {}
@@ -319,7 +319,7 @@ def _prepare_record(part, record, choices):
     table = _with_flags(windows, flags, leads)
     table.to_csv(f'{part}.csv', index=False, lineterminator='\n')
     write_marks(f'{part}.marks', marks)
-    excluded['windows without a usable lead'] = len(windows) - len(table)
+    excluded[NO_LEAD] = len(windows) - len(table)
     scales = dict(zip(leads.channels, robust_scale(np.concatenate(sparse, 1)), strict=True)) if sparse else {}
     info = {'record': record.name, 'subject': record.subject, 'fs': header.fs, 'samples': header.n_samples,
             'simulated': header.simulated, 'windows': len(table), 'excluded': excluded,
@@ -518,7 +518,7 @@ def _why_no_window(info, choices):
         return 'no labelled rhythm'
     if not set(rhythms) & set(grouping):
         return f'its rhythms are in no class: {" ".join(rhythms)}'
-    if info['excluded']['windows without a usable lead']:
+    if info['excluded'][NO_LEAD]:
         return 'no usable lead'
     return f'no segment is as long as a window of {choices.seconds:g} s'
 
