@@ -144,8 +144,8 @@ def _simulated(table, fold, sides):
         rows = sides[name][simulated[sides[name]]]
         if len(rows):
             record, subject = listed(table['record'].iloc[rows]), listed(table['subject'].iloc[rows])
-            text = (f'row {spans(rows)} of record {record} (subject {subject}) is simulated and stands in {name} beside '
-                    'real patients; simulated people may be trained on, and nothing else')
+            text = (f'row {spans(rows)} of record {record} (subject {subject}) is simulated and stands in {name} '
+                    'beside real patients; simulated people may be trained on, and nothing else')
             yield _leak(table, fold, 'simulated', rows, text)
 
 # %% ../../nbs/splits/03_audit.ipynb #c037-dcefff

@@ -50,8 +50,8 @@ class SimulatedPeople:
             sentences = [f'{self.asked} simulated people were asked for, but none could be trained on.']
         else:
             people = 'simulated patient' if self.patients == 1 else 'simulated patients'
-            sentences = [f'{self.patients:,} {people} ({self.windows:,} windows, seed {self.seed}) were trained on beside '
-                         'the real ones, and never validated or tested on.']
+            made = f'{self.patients:,} {people} ({self.windows:,} windows, seed {self.seed})'
+            sentences = [f'{made} were trained on beside the real ones, and never validated or tested on.']
         if self.left_out:
             windows = ', '.join(f'{label} ({count:,})' for label, count in self.left_out.items())
             sentences.append(f'Simulated windows of other classes were left out: {windows}.')
