@@ -298,6 +298,9 @@ def annotate(
     segments = to_segments(path, posterior, config['classes'], step, seconds, header.seconds)
     file = _write(out, record.name, segments, header, database)
     notes = _notes(lead_slots(header, database), usable_share, database, header)
+    if config.get('simulated_patients'):
+        people = config['simulated_patients']
+        notes.append(f'the network was trained on patients and, beside them, on {people} simulated ones')
     return Annotated(file, segments, notes, header.seconds, time.perf_counter() - begin)
 
 _ENDINGS = ('.hea', '.dat', '.mat', '.edf', '.bdf', '.atr')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'DatabaseName', 'Out', 'Seed', 'Jobs', 'Quick', 'AsJson', 'Folder', 'Store', 'Run', 'MANY_EPOCHS', 'Seconds',
-           'Stride', 'Grouping', 'LabelRule', 'Loss', 'Epochs', 'Repeats', 'More', 'complaint', 'main']
+           'Stride', 'Grouping', 'LabelRule', 'Loss', 'Epochs', 'Repeats', 'Simulated', 'More', 'complaint', 'main']
 
 # %% ../nbs/use/02_cli.ipynb #c003-e7ca87
 import json
@@ -168,6 +168,10 @@ Epochs = Annotated[Optional[int], typer.Option(
     help='Passes over the drawn windows. [default: see TrainConfig]')]
 Repeats = Annotated[int, typer.Option(
     min=1, max=1000, help='Repetitions of the folds, each with its own seed.')]
+Simulated = Annotated[int, typer.Option(
+    '--simulated', metavar='N', min=0, max=100_000,
+    help='Simulated people to train on beside the patients; never validated or tested on. '
+         'Kept in OUT.simulated.')]
 More = Annotated[Optional[list[str]], typer.Option(
     '--set', metavar='NAME=VALUE', show_default=False,
     help='Any other setting of TrainConfig, as in model.norm=group or lr=0.001; may be repeated.')]
@@ -244,6 +248,7 @@ def _train(
     quick:Quick=False,
     jobs:Jobs=-1,
     more:More=None,
+    simulated:Simulated=0,
 ):
     """Train and evaluate on a store.
 
@@ -253,7 +258,8 @@ def _train(
     from pediatric_ecg.report.page import build_report
     settings = _settings(loss, epochs, repeats, seed, quick, more)
     train_store(
-        store, out, quick=quick, n_jobs=jobs, progress=_progress(), finish=build_report, **settings)
+        store, out, quick=quick, n_jobs=jobs, progress=_progress(), finish=build_report, simulated=simulated,
+        **settings)
     _print_results(out)
 
 # %% ../nbs/use/02_cli.ipynb #c011-cd09ad
@@ -263,6 +269,8 @@ def _print_results(run):
     from pediatric_ecg.report.text import text_table
     finished = RunFolder(run)
     _print_flow(finished.manifest.flow, finished.manifest.subject_notes, finished.folder)
+    if finished.manifest.beside is not None:
+        print(*finished.manifest.beside.sentences(), '', sep='\n')
     print(text_table(finished.metrics))
     print(f"\nReport: {Path(run)/'report.html'}")
 
@@ -282,6 +290,7 @@ def _run(
     repeats:Repeats=1,
     jobs:Jobs=-1,
     more:More=None,
+    simulated:Simulated=0,
 ):
     """From a folder of records to a report.
 
@@ -291,7 +300,7 @@ def _run(
     from pediatric_ecg.report.page import build_report
     run(folder, out, database=database, quick=quick,
         seconds=seconds, stride=stride, grouping=grouping, label=label,
-        n_jobs=jobs, progress=_progress(), finish=build_report,
+        n_jobs=jobs, progress=_progress(), finish=build_report, simulated=simulated,
         **_settings(loss, epochs, repeats, seed, quick, more))
     _print_results(out)
 
@@ -343,6 +352,7 @@ def _experiment(
     repeats:Annotated[Optional[int], typer.Option(
         min=1, max=1000, show_default=False,
         help="Repetitions of the folds, each with its own seed. [default: the recipe's]")]=None,
+    simulated:Simulated=0,
 ):
     """Run a grid of experiments on a store.
 
@@ -350,7 +360,7 @@ def _experiment(
     from pediatric_ecg.experiments.grid import experiment
     print(experiment(
         store, out, recipe=recipe, n_jobs=jobs, quick=quick, progress=_progress(),
-        epochs=epochs, repeats=repeats))
+        epochs=epochs, repeats=repeats, simulated=simulated))
 
 # %% ../nbs/use/02_cli.ipynb #c014-900fbb
 def complaint(

@@ -21,6 +21,7 @@ from ..evaluate.conditions import conditions
 from ..evaluate.floors import floor_probabilities
 from .run_folder import read_predictions, write_csv
 from ..splits.audit import audit
+from ..splits.folds import simulated_rows, without_simulated
 from ..splits.split import few_shot
 from ..surroundings import undisturbed
 from ..train.config import TrainConfig
@@ -76,11 +77,15 @@ SPECIAL = tuple(field.name for field in fields(CellSettings))
 # %% ../../nbs/experiments/01_cells.ipynb #cell-code
 def _predict_cell(store, fold, classes, config, seed, settings, disturbed, file):
     "The predictions of one cell; writes the history of training beside `file`."
+    patients_alone = without_simulated(fold, store.table)
     if settings.shots:
-        fold = replace(few_shot(store.table, fold, settings.shots, seed=seed), name=fold.name)
+        few = few_shot(store.table, patients_alone, settings.shots, seed=seed)
+        people = fold.train[simulated_rows(store.table)[fold.train]]
+        fold = replace(few, name=fold.name, train=np.concatenate([few.train, people]))
+        patients_alone = without_simulated(fold, store.table)
     store = View(store, modalities=settings.modalities)
     if settings.floor:
-        probabilities = floor_probabilities(settings.floor, store, fold, classes)
+        probabilities = floor_probabilities(settings.floor, store, patients_alone, classes)
         return predictions_of(store, fold, classes, probabilities, seed)
     training = View(store, labels=permuted(store, fold, seed)) if settings.permute else store
     checkpoint = file.with_suffix('.checkpoint')
@@ -137,7 +142,7 @@ def _one_thread():
 # %% ../../nbs/experiments/01_cells.ipynb #cell-code-2
 @undisturbed()
 def run_fold(
-    store_path, # Folder of the windows
+    store_path, # Folder of the windows, or the windows themselves
     fold, # Its train and valid rows are learnt from, its test rows predicted
     classes:list, # Labels that take part
     config:TrainConfig, # How to train
@@ -151,7 +156,7 @@ def run_fold(
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with _one_thread():
-            store = WindowStore(store_path)
+            store = WindowStore(store_path) if isinstance(store_path, (str, Path)) else store_path
             table = _predict_cell(store, fold, classes, config, seed, settings, disturbed, file)
         write_csv(file, table)
     return read_predictions(file)

@@ -22,13 +22,14 @@ from ..core import DataError, check_keys, read_json, write_json
 from ..evaluate.scores import FIGURES, compare, scores, summarise
 from .cells import run_fold
 from .recipes import RECIPES, Recipe, configure
-from .run import QUICK, make_folds, scored_labels
+from .run import QUICK, make_folds, people_beside, scored_labels
 from .run_folder import read_history, read_predictions, write_csv
 from ..splits.audit import audit
-from ..splits.folds import folds_hash
+from ..splits.folds import folds_hash, with_simulated
 from ..splits.split import transfer_folds
 from ..surroundings import import_matplotlib, locked, undisturbed
-from ..train.config import make_model
+from ..train.config import current_settings, make_model
+from ..windows.people import check_number, with_people
 from ..windows.prepare import prepare
 from ..windows.store import WindowStore
 
@@ -93,6 +94,7 @@ def experiment(
     progress:bool=True, # Show a bar
     epochs:int|None=None, # In place of the recipe's
     repeats:int|None=None, # In place of the recipe's
+    simulated:int=0, # Simulated people who are trained on beside the patients; kept in `OUT.simulated`
 )->Path: # results.csv
     """Runs every cell of a grid that is not on disk yet, and writes the tables.
 
@@ -106,26 +108,43 @@ def experiment(
     for config in {config.network: config for config, _ in configured}.values():
         make_model(store, labels, config) # raises for a network that is not there
     folds = folds_of(store, recipe, labels)
+    check_number(simulated)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out/LOCK, out):
+        seed = recipe.protocol.seed
+        training, about = with_people(store, labels, simulated, people_beside(out), seed, n_jobs, progress)
+        windows = store.path if about is None else training
+        asked = {}
+        if about is not None:
+            asked = {'simulated': {'patients': about.patients, 'seed': seed, 'digest': about.digest}}
         _claim(out, {
-            'data': store.manifest['sha256'], 'config': asdict(recipe.config),
+            **asked, 'data': store.manifest['sha256'], 'config': asdict(recipe.config),
             'disturbed': recipe.disturbed, 'labels': labels,
             'folds': {f'{fold.split}-{fold.name}': folds_hash([fold]) for fold in folds}})
         jobs = []
         # all settings of a fold before the next fold: an unfinished grid is a fair one
-        for fold, (setting, (config, of_cell)) in itertools.product(folds, zip(settings, configured)):
+        training_folds = folds if about is None else _with_people(folds, training.table)
+        for fold, (setting, (config, of_cell)) in itertools.product(training_folds, zip(settings, configured)):
             seed = recipe.protocol.seed + fold.repeat
             folder = out/folder_name(setting)
-            job = (store.path, fold, labels, config, seed, folder, of_cell, recipe.disturbed)
+            job = (windows, fold, labels, config, seed, folder, of_cell, recipe.disturbed)
             jobs.append(joblib.delayed(run_fold)(*job))
         done = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)(jobs)
         for _ in tqdm(done, total=len(jobs), desc='cells', disable=not progress, leave=False):
             pass
+        if about is not None:
+            write_json(out/'simulated.json', about.to_dict())
         draws = recipe.protocol.draws
         write_csv(out/'results.csv', tabulate_results(out, settings, labels, draws))
         write_csv(out/'comparisons.csv', tabulate_comparisons(out, settings, labels, draws))
     return out/'results.csv'
+
+def _with_people(folds, table):
+    "The folds with the simulated people in training, audited."
+    joined = with_simulated(folds, table)
+    for fold in joined:
+        audit(table, [fold], allow=('subject',) if fold.split == 'random' else ())
+    return joined
 
 def _recipe(recipe):
     "A recipe by its name, or itself."
@@ -155,6 +174,8 @@ def _claim(out, identity):
     if file.exists():
         remedy = 'choose another --out, or remove the folder'
         old = check_keys({'folds': dict[str, str]}, read_json(file, dict, remedy), str(file), remedy, needed=['folds'])
+        if isinstance(old.get('config'), dict):
+            old['config'] = current_settings(old['config']) # of an earlier version
         names = [name for name in {**old, **identity} if name != 'folds']
         other = [name for name in names if old.get(name) != identity.get(name)]
         if any(old['folds'].get(name, fold) != fold for name, fold in identity['folds'].items()):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUICK', 'FEWEST_WINDOWS', 'AUDITED', 'PACKAGES', 'make_folds', 'scored_labels', 'final_fold', 'class_geometry',
-           'cohort_rows', 'metrics_of', 'cross_validate', 'train_store', 'run', 'evaluate_run']
+           'cohort_rows', 'metrics_of', 'cross_validate', 'people_beside', 'train_store', 'run', 'evaluate_run']
 
 # %% ../../nbs/experiments/02_run.ipynb #c003-9cebef
 import hashlib
@@ -30,7 +30,7 @@ from pediatric_ecg.experiments.run_folder import (
     SPLITS, CohortRow, DatabaseNames, Manifest, Protocol, RunFolder, WindowCounts, example_windows,
     read_history, unfinished_run)
 from ..splits.audit import audit
-from ..splits.folds import folds_hash, save_folds
+from ..splits.folds import folds_hash, save_folds, with_simulated
 from ..splits.split import evaluable, patient_folds, random_folds
 from ..surroundings import import_matplotlib, undisturbed
 from ..train.config import TrainConfig
@@ -38,6 +38,7 @@ from ..train.resident import tensors
 from ..train.loop import FitResult, fit
 from ..train.sampling import count_terms
 from ..windows.flow import flow_of
+from ..windows.people import check_number, with_people
 from ..windows.prepare import prepare
 from ..windows.store import WindowStore
 
@@ -179,7 +180,7 @@ def _nothing_scored(labels):
 
 # %% ../../nbs/experiments/02_run.ipynb #c025-688c3e
 def cross_validate(
-    store:WindowStore, # Of the windows
+    store:WindowStore, # Of the windows; or `Beside`, with simulated people
     labels:list, # Rhythms that take part
     folds:list, # As `make_folds` gives
     work:Path, # Finished folds are kept here
@@ -190,9 +191,10 @@ def cross_validate(
 )->pd.DataFrame: # Predictions of the test windows of all folds
     "Trains and predicts all folds, side by side; finished ones are read from `work`."
     jobs = []
+    windows = store.path if isinstance(store, WindowStore) else store
     for fold in folds:
         seed = protocol.seed + fold.repeat
-        jobs.append(joblib.delayed(run_fold)(store.path, fold, labels, config, seed, work/'folds'))
+        jobs.append(joblib.delayed(run_fold)(windows, fold, labels, config, seed, work/'folds'))
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)
     tables = tqdm(parallel(jobs), total=len(jobs), desc='folds', disable=not progress, leave=False)
     return pd.concat(tables, ignore_index=True)
@@ -204,7 +206,7 @@ AUDITED = (
     'patients on two sides in the random folds alone')
 PACKAGES = ('pediatric_ecg', 'numpy', 'scipy', 'pandas', 'wfdb', 'torch', 'sklearn')
 
-def _manifest(store, labels, folds, config, protocol, quick, elapsed):
+def _manifest(store, labels, folds, config, protocol, quick, elapsed, about):
     "What made a run, as far as its windows tell."
     sources = {}
     for record in store.manifest['records']:
@@ -225,23 +227,29 @@ def _manifest(store, labels, folds, config, protocol, quick, elapsed):
         versions=versions(*PACKAGES), git=git_revision(),
         data_sha256=hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest(),
         store=str(store.path), elapsed_s=round(elapsed, 1),
-        flow=flow_of(store), subject_notes=list(store.manifest.get('subject_notes', [])))
+        flow=flow_of(store), subject_notes=list(store.manifest.get('subject_notes', [])), beside=about)
 
 # %% ../../nbs/experiments/02_run.ipynb #c027-fe2949
-def _train_into(work, store, config, protocol, quick, n_jobs, progress):
+def _train_into(work, store, config, protocol, quick, n_jobs, progress, simulated, people_folder):
     "The body of `train_store`, for a folder that is renamed by the caller."
     start = time.perf_counter()
     labels = scored_labels(store, protocol)
     folds = make_folds(store.table, labels, protocol)
-    save_folds(work/'folds.json', folds, store.table)
-    predictions = cross_validate(store, labels, folds, work, config, protocol, n_jobs, progress)
+    training, about = with_people(store, labels, simulated, people_folder, protocol.seed, n_jobs, progress)
+    save_folds(work/'folds.json', folds, store.table, about and about.to_dict())
+    training_folds = folds
+    if about is not None:
+        training_folds = with_simulated(folds, training.table)
+        for fold in training_folds:
+            audit(training.table, [fold], allow=() if fold.split == 'patient' else ('subject',))
+    predictions = cross_validate(training, labels, training_folds, work, config, protocol, n_jobs, progress)
 
-    final = final_fold(folds[-1])
+    final = final_fold(training_folds[-1])
     checkpoint = work/'folds'/'final.checkpoint'
-    result = fit(store, final, labels, config, protocol.seed, progress, checkpoint=checkpoint)
+    result = fit(training, final, labels, config, protocol.seed, progress, checkpoint=checkpoint)
     final = replace(final, fitted=dict(result.fitted))
-    final_temperature = temperature(result.model, store, final, labels)
-    audit(store.table, [final], allow=() if final.split == 'patient' else ('subject',))
+    final_temperature = temperature(result.model, training, final, labels)
+    audit(training.table, [final], allow=() if final.split == 'patient' else ('subject',))
 
     run_folder = RunFolder(work)
     run_folder.write(predictions=predictions)
@@ -250,13 +258,14 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress):
         # of what is on file, as in `evaluate_run`
         metrics=metrics_of(run_folder.predictions, cohort_rows(store, labels), protocol.draws),
         history=_history(work/'folds', result),
-        similarity=class_geometry(result, store, final, labels),
+        similarity=class_geometry(result, training, final, labels),
         examples=example_windows(store, honest if len(honest) else predictions, labels))
-    manifest = _manifest(store, labels, folds, config, protocol, quick, time.perf_counter() - start)
+    manifest = _manifest(store, labels, folds, config, protocol, quick, time.perf_counter() - start, about)
     result.model.save(work, {
         'preprocess': manifest.preprocess, 'modalities': manifest.modalities, 'train': asdict(config),
         'classes': labels, 'seconds': store.seconds, 'fs': store.fs,
         'temperature': round(final_temperature, 4),
+        **({'simulated_patients': about.patients} if about else {}),
         'database': json.loads(store.database.to_json())})
     run_folder.write(manifest=manifest)
 
@@ -267,6 +276,17 @@ def _history(folder, final):
     return pd.concat(histories)
 
 # %% ../../nbs/experiments/02_run.ipynb #c028-9b8cc6
+def people_beside(
+    out:str|Path, # Folder of a run or a grid
+)->Path: # Where its simulated people are kept
+    "The folder beside the output, so that a run that is repeated finds them again."
+    out = Path(out)
+    return out.with_name(f'{out.name}.simulated')
+
+def _asked(simulated):
+    "The entry of the settings; none where nobody is simulated, as in earlier versions. DataError for no whole number."
+    return {'simulated': simulated} if check_number(simulated) else {}
+
 @undisturbed()
 def train_store(
     store, # WindowStore or its folder
@@ -277,6 +297,7 @@ def train_store(
     quick:bool=False, # The smallest that passes through every stage, where config or protocol is not given
     progress:bool=True, # Show bars
     finish:Callable|None=None, # Called with the folder before it gets its name
+    simulated:int=0, # Simulated people who are trained on beside the patients; kept in `OUT.simulated`
 )->Path: # The run folder
     """Cross-validates on random windows and patient-wise, and trains the network that is kept.
 
@@ -286,9 +307,9 @@ def train_store(
     config, protocol = _settings(config, protocol, quick)
     settings = {
         'store': str(store.path), 'data': store.manifest['sha256'],
-        'config': asdict(config), 'protocol': asdict(protocol), 'quick': quick}
+        'config': asdict(config), 'protocol': asdict(protocol), 'quick': quick, **_asked(simulated)}
     with unfinished_run(out, settings) as work:
-        _train_into(work, store, config, protocol, quick, n_jobs, progress)
+        _train_into(work, store, config, protocol, quick, n_jobs, progress, simulated, people_beside(out))
         if finish is not None:
             finish(work)
         shutil.rmtree(work/'folds') # last, so that an interruption loses no training
@@ -311,6 +332,7 @@ def run(
     n_jobs:int=-1, # Processes at once; -1: one per core
     progress:bool=True, # Show bars
     finish:Callable|None=None, # Called with the folder before it gets its name
+    simulated:int=0, # Simulated people who are trained on beside the patients; kept in `OUT.simulated`
 )->Path: # The run folder
     """Records in, run folder out: prepare, train, evaluate. Continues an interrupted run.
 
@@ -322,11 +344,11 @@ def run(
     windows = {'seconds': seconds, 'stride': stride, 'grouping': grouping, 'label': label}
     settings = {
         'folder': str(folder.resolve()), 'database': json.loads(database.to_json()), **windows,
-        'config': asdict(config), 'protocol': asdict(protocol), 'quick': quick}
+        'config': asdict(config), 'protocol': asdict(protocol), 'quick': quick, **_asked(simulated)}
     with unfinished_run(out, settings) as work:
         store = prepare(
             folder, work/'store', database=database, **windows, n_jobs=n_jobs, progress=progress)
-        _train_into(work, store, config, protocol, quick, n_jobs, progress)
+        _train_into(work, store, config, protocol, quick, n_jobs, progress, simulated, people_beside(out))
         manifest = RunFolder(work).manifest
         manifest.store, manifest.folder = 'store', str(folder)
         manifest.elapsed_s = round(time.perf_counter() - start, 1)

@@ -23,12 +23,13 @@ from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
-from pydantic import confloat
+from pydantic import confloat, conint
 
 from pediatric_ecg.core import (
     DataError, check_keys, check_last_line, file_size, read_json, replacing, typed, write_json, write_text,
 )
 from ..surroundings import locked, output_folder
+from ..windows.people import SimulatedPeople
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #c006-fcb1a2
 SPLITS = ('random', 'patient') # the leaky reference and the honest one
@@ -163,6 +164,7 @@ class Manifest:
     folder: str|None = None # Of the records, where the run began with them
     flow: dict = field(default_factory=dict) # Records and segments on their way to windows; {}: not recorded
     subject_notes: list = field(default_factory=list) # Who is counted as a patient, where no rule or table says so
+    beside: SimulatedPeople|None = None # Simulated people who were trained on beside the patients; None: nobody
 
     @classmethod
     def from_dict(cls,
@@ -175,13 +177,16 @@ class Manifest:
             content[name] = _without_null(content.get(name, {}))
         if not content['protocol']:
             del content['protocol']
+        if 'beside' in content:
+            content['beside'] = _without_null(content['beside'])
         return typed(cls, content, str(file), _REMEDY)
 
     def to_dict(self)->dict: # What JSON can hold
         "Names and values, in the order of the file."
         content = asdict(self)
-        if self.folder is None:
-            del content['folder']
+        for name in ('folder', 'beside'):
+            if content[name] is None:
+                del content[name]
         return content
 
 def _without_null(content):
@@ -209,10 +214,11 @@ _OF_CONFIG = {
     'modalities': dict[str, list[str]], 'classes': list[str],
     'seconds': confloat(gt=0, le=86_400, allow_inf_nan=False), 'fs': confloat(gt=0, le=1e6, allow_inf_nan=False),
     'temperature': confloat(gt=0, allow_inf_nan=False),
+    'simulated_patients': conint(ge=0),
 }
 _OF_DATABASE = {'fs': _figure, 'markers': dict[str, str], 'groupings': dict[str, dict[str, str]]}
 _OF_SIMILARITY = {
-    'classes': list[str], 'S': list[list[_figure]], 'psi': list[list[_figure]], 'phi': list[_figure],
+    'classes': list[str], 'S': list[list[_figure]], 'psi': list[list[_figure]]|None, 'phi': list[_figure]|None,
     'target': _figure, 'seen': list[bool]|None, 'source': str,
 }
 

@@ -148,9 +148,10 @@ def made_how(
         ('Leads', _leads(manifest.modalities)),
         ('Preprocessing', filters(manifest.preprocess)),
         ('Windows', _windows(manifest.windows)),
+        ('Simulated patients', _beside(manifest.beside)),
         ('Splits', _splits(manifest.protocol)),
         ('Network', _network(run.config.get('model', {}))),
-        ('Training', in_words(run.config.get('train', {}))),
+        ('Training', in_words(_training(run.config.get('train', {}), manifest.beside))),
         ('Seeds', in_words(manifest.seeds)),
         ('Splits frozen as', manifest.folds_hash),
         ('Audit', manifest.audit),
@@ -169,6 +170,24 @@ def _source(database, simulated):
         ('Database', database.title),
         ('Citation', database.citation),
         ('Licence', database.licence)]
+
+def _beside(about):
+    "Who stood beside the patients in training; '' where nobody was asked for."
+    if about is None:
+        return ''
+    made = f'Each of {about.seconds:g} s; digest {about.digest[:16]}.' if about.patients else ''
+    return ' '.join([*about.sentences(), made]).strip()
+
+def _people(manifest):
+    "'200 simulated patients', where some stood beside the others in training; else ''."
+    about = manifest.beside
+    return counted(about.patients, 'simulated patient') if about is not None and about.patients else ''
+
+_OF_SIMULATED = ('simulated_share', 'prior', 'start', 'pretrain_epochs')
+
+def _training(settings, about):
+    "Settings of the training; those for simulated people only where there were some."
+    return {name: value for name, value in settings.items() if about is not None or name not in _OF_SIMULATED}
 
 def _leads(modalities):
     "'surface ECG: I, II; intracardiac electrograms: CS12'"
@@ -212,6 +231,9 @@ LIMITS = {
     'simulated':
         'The signals are simulated: the figures show that the method runs and what it could learn '
         'from such signals; they are no evidence about patients.',
+    'beside':
+        'The network was trained on {people} too. None of the figures counts them; what the simulator gets '
+        'wrong, the network may have learnt.',
     'quick':
         'A quick run: few epochs, few folds. It shows that every stage works, '
         'not how well the method can do.',
@@ -240,6 +262,8 @@ def limits(
     sentences = [LIMITS['device']]
     if manifest.simulated:
         sentences.append(LIMITS['simulated'])
+    if _people(manifest):
+        sentences.append(LIMITS['beside'].format(people=_people(manifest)))
     if manifest.quick:
         sentences.append(LIMITS['quick'])
     patients = counted(run.predictions.subject.nunique(), 'patient')
@@ -264,7 +288,11 @@ def title(
     manifest = run.manifest
     name = manifest.title or manifest.database.title or 'an unnamed database'
     kind = 'simulated signals in the form of' if manifest.simulated else 'real recordings'
-    return f'Rhythm classification on {kind}: {name.removeprefix("simulated: ")}'
+    trained = ''
+    if _people(manifest):
+        patients = run.predictions.subject.nunique()
+        trained = f', trained on {patients} {"of its own" if manifest.simulated else "real"} and {_people(manifest)}'
+    return f'Rhythm classification on {kind}: {name.removeprefix("simulated: ")}{trained}'
 
 def cohort_text(
     run:RunFolder, # A run
@@ -275,8 +303,11 @@ def cohort_text(
     count = windows.n or sum(row.windows for row in run.manifest.cohort)
     who = counted(patients, 'simulated patient' if simulated else 'patient')
     length = f' of {windows.seconds:g} s' if windows.seconds else ''
+    beside = ''
+    if _people(run.manifest):
+        beside = f' Beside them the network was trained on {_people(run.manifest)}, who are not counted here.'
     return (f'{who}, {counted(count, "window")}{length}. '
-            'A patient may have several rhythms, so the patients of the rows add up to more.')
+            f'A patient may have several rhythms, so the patients of the rows add up to more.{beside}')
 
 def flow_of_run(
     run:RunFolder, # A run

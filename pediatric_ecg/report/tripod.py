@@ -34,7 +34,7 @@ def _values_of_data(run, phrases, made):
         'whose': phrases['a_child' if manifest.database.name == 'leipzig' else 'anybody'],
         'source': _joined(made, ('Database', 'Citation', 'Cite for the form'), unknown),
         'absent': absent,
-        'preparation': _joined(made, ('Preprocessing', 'Windows'), unknown),
+        'preparation': _joined(made, ('Preprocessing', 'Windows', 'Simulated patients'), unknown),
         'labelled_by': phrases[f'labels_{kind}'],
         'label_rule': manifest.windows.label or 'marker',
         'grouping': manifest.windows.grouping,

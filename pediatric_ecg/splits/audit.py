@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import DataError, LeakError
-from .folds import SIDES, check_rows, listed, overlapping, rows_on_two_sides, spans
+from .folds import SIDES, check_rows, listed, overlapping, rows_on_two_sides, simulated_rows, spans
 
 # %% ../../nbs/splits/03_audit.ipynb #c009-2b6998
 LEAK_KINDS = {
@@ -21,6 +21,7 @@ LEAK_KINDS = {
     'subject': 'a subject on two sides',
     'overlap': 'windows of one record that share a sample, on two sides',
     'duplicate': 'windows of equal content, on two sides',
+    'simulated': 'a simulated window in validation or test, beside real patients',
     'fit': 'normaliser, class counts, prototypes, … fitted beyond the training side',
     'selection': 'early stopping, calibration, … beyond training and validation',
     'undeclared': 'a required declaration of what was fitted on which rows is missing',
@@ -133,6 +134,20 @@ def _duplicates(table, fold, side):
         text = f'windows of record {record} (subject {subject}) have the same content, in {_where(table, rows, side)}'
         yield _leak(table, fold, 'duplicate', rows, text)
 
+# %% ../../nbs/splits/03_audit.ipynb #simulated-code
+def _simulated(table, fold, sides):
+    "Leaks of the kind `simulated`, one per side."
+    simulated = simulated_rows(table)
+    if simulated[np.concatenate(list(sides.values()))].all():
+        return
+    for name in ('valid', 'test'):
+        rows = sides[name][simulated[sides[name]]]
+        if len(rows):
+            record, subject = listed(table['record'].iloc[rows]), listed(table['subject'].iloc[rows])
+            text = (f'row {spans(rows)} of record {record} (subject {subject}) is simulated and stands in {name} '
+                    'beside real patients; simulated people may be trained on, and nothing else')
+            yield _leak(table, fold, 'simulated', rows, text)
+
 # %% ../../nbs/splits/03_audit.ipynb #c037-dcefff
 def _fits(table, fold, sides, side, fitted, require):
     "Leaks of the kinds `undeclared`, `fit` and `selection`."
@@ -180,7 +195,8 @@ def _inspect(table, name, sides, fitted, require):
         side[rows] = number
     found = {'rows': [_leak(table, name, 'rows', rows, text) for rows, text in rows_on_two_sides(table, sides)],
              'subject': list(_subjects(table, name, side)),
-             'overlap': list(_overlaps(table, name, side))}
+             'overlap': list(_overlaps(table, name, side)),
+             'simulated': list(_simulated(table, name, sides))}
     if 'hash' in table:
         found['duplicate'] = list(_duplicates(table, name, side))
     if fitted or require:
@@ -191,7 +207,7 @@ def _inspect(table, name, sides, fitted, require):
 
 # %% ../../nbs/splits/03_audit.ipynb #c042-bb6f67
 def audit(
-    table:pd.DataFrame, # One row per window: record, subject, start, end; hash for copies, label for class counts
+    table:pd.DataFrame, # One row per window: record, subject, start, end; also hash, label, simulated
     folds, # Folds, (train, test) or (train, test, valid) tuples, or dicts; rows are positions in the table
     fitted:Mapping|None=None, # Name → rows it was fitted on, beside each fold's own; counts (label → n) are recounted
     allow:tuple=(), # Kinds of leak that are meant, such as subject for the leaky reference

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'check_table', 'Fold', 'spans', 'listed', 'check_rows', 'rows_on_two_sides', 'overlapping', 'touching',
-           'fold_table', 'folds_hash', 'save_folds', 'load_folds']
+           'fold_table', 'folds_hash', 'save_folds', 'load_folds', 'simulated_rows', 'with_simulated',
+           'without_simulated']
 
 # %% ../../nbs/splits/00_folds.ipynb #c004-1778ff
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -179,6 +180,7 @@ def save_folds(
     path:str|Path, # File to write, .json
     folds:list[Fold], # To be frozen
     table:pd.DataFrame, # The table the folds were made for
+    simulated:dict|None=None, # Who stands in each training side beside these rows, in words that JSON can hold
 )->str: # Hash of the folds
     "Freeze folds in a file. Raises `LeakError` for a row on two sides."
     items = []
@@ -191,6 +193,8 @@ def save_folds(
             letters[getattr(fold, side)] = letter
         items.append({'name': fold.name, 'split': fold.split, 'repeat': fold.repeat, 'rows': ''.join(letters)})
     frozen = {'windows': len(table), 'table': _table_hash(table), 'hash': folds_hash(folds), 'folds': items}
+    if simulated:
+        frozen = {'simulated': simulated} | frozen
     write_text(path, json.dumps(frozen, indent=1))
     return frozen['hash']
 
@@ -205,7 +209,8 @@ def load_folds(
     remedy = 'write it again with save_folds'
     kinds = {'folds': list[dict], 'hash': str, 'table': str, 'windows': int}
     try:
-        frozen = check_keys(kinds, read_json(path, dict, remedy, most=1 << 30), str(path), remedy, needed=kinds)
+        content = read_json(path, dict, remedy, most=1 << 30)
+        frozen = check_keys(kinds | {'simulated': dict}, content, str(path), remedy, needed=kinds)
     except DataError as error:
         reason = str(error).removeprefix(f'{path}: ').removesuffix(f'; {remedy}')
         raise DataError(f'{path}: not a file of folds ({reason}); {remedy}') from None
@@ -230,3 +235,28 @@ def _thawed(item):
     letters = np.array(list(item['rows']))
     rows = {side: np.flatnonzero(letters == letter) for letter, side in _LETTERS.items()}
     return Fold(item['name'], item['split'], item['repeat'], **rows)
+
+# %% ../../nbs/splits/00_folds.ipynb #sim-code
+def simulated_rows(
+    table:pd.DataFrame, # One row per window; a column `simulated` where there are two kinds
+)->np.ndarray: # (N,) bool
+    "Which windows are of simulated people that stand beside patients; none where the table has one kind."
+    if 'simulated' not in table:
+        return np.zeros(len(table), bool)
+    return table['simulated'].to_numpy(bool)
+
+def with_simulated(
+    folds:list[Fold], # Made of the real windows
+    table:pd.DataFrame, # Of both, as `Beside` makes it
+)->list[Fold]: # The same patients on each side
+    "Folds whose training side holds all simulated windows too; validation and test are what they were."
+    rows = np.flatnonzero(simulated_rows(table))
+    return [replace(fold, train=np.union1d(fold.train, rows)) for fold in folds]
+
+def without_simulated(
+    fold:Fold, # Perhaps with simulated windows
+    table:pd.DataFrame, # Of both
+)->Fold:
+    "The fold with its real windows alone."
+    simulated = simulated_rows(table)
+    return replace(fold, **{side: rows[~simulated[rows]] for side, rows in fold.sides.items()})

@@ -140,6 +140,7 @@ class TrainState:
         config:TrainConfig,
         seed:int,  # of order and augmentation
         steps:int, # all steps of the training
+        first:int=0, # those of a first phase on simulated people alone
     )->'TrainState':
         "The state before the first step, on Fabric's device."
         optimizer = make_optimizer(nn.ModuleList([model, objective]), config)
@@ -148,7 +149,7 @@ class TrainState:
             model=model,
             objective=objective.to(fabric.device),
             optimizer=optimizer,
-            schedule=make_schedule(optimizer, config, steps),
+            schedule=make_schedule(optimizer, config, steps, first=first),
             averaged=make_average(model.module, config.ema) if config.ema else None,
             rng=np.random.default_rng(seed),
             generator=torch.Generator(fabric.device).manual_seed(seed))
@@ -198,25 +199,26 @@ class TrainState:
         settings:dict,   # of the run
         config:TrainConfig,
         steps:int,       # all steps of the training
+        first:int=0,     # those of a first phase
     ):
         "Goes on where the last checkpoint ends; does nothing where there is none."
         read = load_checkpoint(folder, settings)
         if read is None:
             return
         try:
-            self._take(read, config, steps)
+            self._take(read, config, steps, first)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as e:
             reason = ' '.join(str(e).split())[:150]
             raise DataError(f'{folder}: its checkpoint is damaged ({reason}); '
                             'remove the folder of checkpoints to train from the start') from None
 
-    def _take(self, read, config, steps):
+    def _take(self, read, config, steps, first):
         "The state that a checkpoint holds."
         for name, module in self._modules().items():
             module.load_state_dict(read.weights.get(name, {}))   # an objective may have no tensors
         self.optimizer.load_state_dict(read.optimizer)
         self.epoch, self.step, self.history = read.epoch, read.state['step'], read.state['history']
-        self.schedule = make_schedule(self.optimizer, config, steps, self.step)
+        self.schedule = make_schedule(self.optimizer, config, steps, self.step, first)
         if self.averaged is not None:
             self.averaged = make_average(self.averaged.module, config.ema, self.step)
         epoch, score = read.state['best']
@@ -229,6 +231,17 @@ class TrainState:
             torch.cuda.set_rng_state(read.chance['cuda'], self.generator.device)
 
 # %% ../../nbs/train/05_loop.ipynb #c019-e60e01
+def _pretraining(plan, config)->int:
+    "Epochs of a first phase on simulated people alone; 0 where nobody is simulated or none was asked for."
+    return config.pretrain_epochs if config.start == 'simulated' and plan.people is not None else 0
+
+def _shift(plan, prior, config, alone=False, device='cpu')->torch.Tensor|None:
+    "log p − log p_real (C,), where the settings put the real prior back at this place ('real' or 'after'); else None."
+    shift = plan.shift(alone)
+    if shift is None or config.prior != prior:
+        return None
+    return torch.from_numpy(shift).float().to(device)
+
 def train_epoch(
     state:TrainState,
     fabric:Fabric,
@@ -236,20 +249,26 @@ def train_epoch(
     plan:Plan,
     config:TrainConfig,
 )->tuple[float, int]: # mean loss of a window, windows
-    "One pass over the drawn windows, in batches; moves the state."
+    """One pass over the drawn windows, in batches; moves the state.
+
+    In the first phase of `start='simulated'` these are of simulated people alone."""
     augment, device = Augment(**config.augment), fabric.device
-    rows, total = plan.draw(state.rng, config.batch_size), 0.
+    alone = state.epoch < _pretraining(plan, config)
+    shift = _shift(plan, 'real', config, alone, device)
+    rows, total = plan.draw(state.rng, config.batch_size, alone), 0.
     state.model.train()
     state.objective.train()
     for start in range(0, len(rows), config.batch_size):
         batch = rows[start:start + config.batch_size]
         signals, present = tensors(store, batch, device)
-        signals, present = augment(signals, present, store.fs, state.generator)
+        simulated = None if plan.simulated is None else torch.from_numpy(plan.simulated[batch]).to(device)
+        signals, present = augment(signals, present, store.fs, state.generator, simulated)
         target = torch.from_numpy(plan.target[batch]).to(device)
         patient = torch.from_numpy(plan.patient[batch]).to(device)
         with fabric.autocast():
             out = state.model(signals, present)
-            loss = state.objective(out.logits, out.embedding, target, patient)
+            logits = out.logits if shift is None else out.logits + shift
+            loss = state.objective(logits, out.embedding, target, patient)
         state.optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
@@ -283,9 +302,13 @@ def _validate(
     state:TrainState,
     store:Windows,
     plan:Plan,
+    config:TrainConfig,
 )->tuple: # score, geometry, embeddings
     "The validation windows: the score of the epoch, the geometry of its embeddings, and the embeddings."
     logits, embeddings = outputs(state.evaluated, store, plan.valid)
+    shift = _shift(plan, 'after', config)
+    if shift is not None:
+        logits = logits - shift
     target = plan.target[plan.valid]
     score = validation_score(logits.softmax(-1).numpy(), target)
     counts = np.maximum(plan.sampler.frequency, 1)
@@ -306,13 +329,19 @@ class EpochSeen:
 # %% ../../nbs/train/05_loop.ipynb #c024-d41833
 def _all_steps(plan, config)->int:
     "The number of steps of a training."
-    return config.epochs*max(1, plan.sampler.total//config.batch_size)
+    return _all_epochs(plan, config)*max(1, plan.windows//config.batch_size)
+
+def _all_epochs(plan, config)->int:
+    "The number of epochs of a training, those of a first phase among them."
+    return _pretraining(plan, config) + config.epochs
 
 def _out_of_patience(state, plan, config)->bool:
     "Whether so many epochs have brought nothing better that the training ends."
     if not config.patience or not len(plan.valid) or state.best is None:
         return False
     return state.epoch > state.best.epoch + config.patience
+
+_NOT_CHOSEN = (-1., -1e9)
 
 def _run_epochs(
     state:TrainState,
@@ -325,21 +354,26 @@ def _run_epochs(
     checkpoint:str|Path|None,  # folder
 ):
     "Epochs of training and validation; keeps the best one in the state."
-    bar = tqdm(total=config.epochs, initial=state.epoch, disable=not progress, leave=False, desc='epochs')
-    while state.epoch < config.epochs and not _out_of_patience(state, plan, config):
+    epochs, first = _all_epochs(plan, config), _pretraining(plan, config)
+    bar = tqdm(total=epochs, initial=state.epoch, disable=not progress, leave=False, desc='epochs')
+    while state.epoch < epochs and not _out_of_patience(state, plan, config):
         start, epoch = time.perf_counter(), state.epoch
         if hasattr(state.objective, 'set_epoch'):
-            state.objective.set_epoch(epoch, config.epochs)
+            state.objective.set_epoch(max(0, epoch - first), config.epochs)
         loss, windows = train_epoch(state, fabric, store, plan, config)
         seconds = time.perf_counter() - start
-        score, geometry, embeddings = _validate(state, store, plan)
+        score, geometry, embeddings = _validate(state, store, plan, config)
         f1, log_likelihood = score
         row = {
             'epoch': epoch, 'train_loss': loss, 'valid_loss': -log_likelihood, 'valid_macro_f1': f1,
             'windows_per_s': windows/seconds, 'seconds': seconds, **geometry,
         }
+        if first:
+            row['pretraining'] = int(epoch < first)
+        if epoch < first:
+            score = _NOT_CHOSEN # the first phase only begins; any epoch of the second is better
         # without validation windows the last epoch is the best one
-        if state.best is None or not len(plan.valid) or score > state.best.score:
+        if state.best is None or not len(plan.valid) or epoch < first or score > state.best.score:
             state.keep(epoch, score)
         state.history.append(row)
         state.epoch = epoch + 1
@@ -367,7 +401,8 @@ def fit(
 )->FitResult:
     """Trains one network on the fold's training patients and chooses the epoch on its validation patients.
 
-    Where no patient could be spared for validation, the last epoch is taken.
+    Where no patient could be spared for validation, the last epoch is taken. Simulated people among the training rows
+    are drawn as the settings say; the scale of the leads and the class counts of the loss are those of the patients.
     Raises PediatricECGError when there is nothing to train on,
     DataError for a checkpoint that is damaged or another run's."""
     plan = make_plan(store, fold, classes, config, seed)
@@ -375,6 +410,7 @@ def fit(
     if message:
         warnings.warn(message, stacklevel=3) # of the caller, past the decorator
     steps = _all_steps(plan, config)
+    first = steps//_all_epochs(plan, config)*_pretraining(plan, config)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         model = make_model(store, classes, config)
@@ -383,25 +419,35 @@ def fit(
         dim = model.config.embedding
         objective = make_objective(config.loss, counts, dim, plan.patients, **config.loss_args)
         fabric = make_fabric(config.accelerator, config.precision)
-        state = TrainState.begin(fabric, model, objective, config, seed, steps)
+        state = TrainState.begin(fabric, model, objective, config, seed, steps, first)
         if checkpoint is not None:
-            state.load(checkpoint, plan.settings, config, steps)
-        windows = on_device(store, np.concatenate([plan.train, plan.valid]), fabric.device)
+            state.load(checkpoint, plan.settings, config, steps, first)
+        windows = on_device(store, np.concatenate([plan.rows, plan.valid]), fabric.device)
         _run_epochs(state, fabric, windows, plan, config, progress, callback, checkpoint)
-    return _result(state, plan)
+    return _result(state, plan, config)
 
 def _scale_rows(train, seed):
     "Up to 2,000 training rows, on which the scale of each lead is measured."
     return np.sort(np.random.default_rng(seed).permutation(train)[:2000])
 
-def _result(state, plan)->FitResult:
+def _result(state, plan, config)->FitResult:
     "The best epoch's network and objective, with what was fitted on which rows."
     state.model.module.load_state_dict(state.best.model)
     state.objective.load_state_dict(state.best.objective)
-    fitted = dict.fromkeys(('normaliser', 'class_counts', 'prototypes'), plan.train)
+    shift = _shift(plan, 'after', config)
+    if shift is not None:
+        _move_logits(state.model.module, -shift)
+    fitted = dict.fromkeys(('normaliser', 'class_counts'), plan.train)
+    fitted['prototypes'] = plan.rows
     return FitResult(
         model=state.model.module.eval(),
         objective=state.objective.eval(),
         history=pd.DataFrame(state.history),
         best_epoch=state.best.epoch,
         fitted={**fitted, 'early_stopping': plan.valid})
+
+@torch.no_grad()
+def _move_logits(model, by):
+    "Adds `by` (C,) to the logits of a network, in the biases of its last layer."
+    for head in getattr(model, 'heads', None) or [model.head]:
+        head.bias += by.to(head.bias)

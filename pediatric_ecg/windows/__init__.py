@@ -4,6 +4,6 @@
 from .prepare import cut, prepare
 from .signals import Preprocess
 from .store import Windows, WindowStore
-from .views import View
+from .views import Beside, View
 
-__all__ = ['Windows', 'WindowStore', 'View', 'prepare', 'cut', 'Preprocess']
+__all__ = ['Windows', 'WindowStore', 'View', 'Beside', 'prepare', 'cut', 'Preprocess']
