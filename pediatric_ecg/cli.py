@@ -347,6 +347,9 @@ def _pretrain(
         min=8, max=100_000, show_default=False, help="Simulated people. [default: the network's own]")]=None,
     seconds:Annotated[Optional[float], typer.Option(
         callback=_positive, show_default=False, help="Length of each of them, s. [default: the network's own]")]=None,
+    epochs:Annotated[Optional[int], typer.Option(
+        min=1, max=MANY_EPOCHS, show_default=False,
+        help="Passes over the drawn windows. [default: the network's own]")]=None,
     seed:Seed=0,
     jobs:Jobs=-1,
 ):
@@ -355,7 +358,8 @@ def _pretrain(
     Simulates, trains, calibrates and tests; writes weights, configuration, model card and checksums.
     The folder serves as RUN of 'annotate'."""
     from pediatric_ecg.experiments.pretrain import pretrain
-    folder = pretrain(name, out, patients=patients, seconds=seconds, seed=seed, n_jobs=jobs, progress=_progress())
+    folder = pretrain(name, out, patients=patients, seconds=seconds, seed=seed, epochs=epochs, n_jobs=jobs,
+                      progress=_progress())
     print((folder/'model_card.md').read_text(encoding='utf-8'))
     print(f"Network: {folder/'model.safetensors'}")
 

@@ -1,4 +1,5 @@
 """Networks that ship: made from simulated people alone, whole or refused, found by their leads, and honest about it."""
+import importlib
 import json
 import shutil
 from importlib.resources import files
@@ -174,12 +175,17 @@ def test_some_leads_takes_only_away():
     assert not masks["b"].any() and (masks["a"][:, 2] == present["a"][:, 2]).all() and masks["a"].sum(0)[[0, 1]].sum() == 0
 
 
+def interrupted(*args, **options):
+    "Stands in for `fit`."
+    raise KeyboardInterrupt
+
+
 def test_pretrain_is_repeatable_and_resumes(tmp_path, monkeypatch):
     "Interrupted after its people were simulated, it ends in the same bytes as in one go."
     how = {"patients": 24, "seconds": 12, "config": TINY}
     once = pretrain("ecg-2", tmp_path / "once", **how)
     with monkeypatch.context() as patch:
-        patch.setattr("pediatric_ecg.experiments.pretrain.fit", lambda *args, **kw: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(importlib.import_module("pediatric_ecg.experiments.pretrain"), "fit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pretrain("ecg-2", tmp_path / "twice", **how)
     assert (tmp_path / "twice.partial" / "people").exists() and not (tmp_path / "twice").exists()

@@ -163,7 +163,8 @@ def pretrain(
     seed:int=0, # Of people, weights and order
     n_jobs:int=1, # Processes at once for simulating and preparing
     progress:bool=False, # Show bars
-    config:TrainConfig|None=None, # How to train; default: the recipe's
+    epochs:int|None=None, # Passes over the drawn windows; default: the recipe's
+    config:TrainConfig|None=None, # How to train in all other respects; default: the recipe's
 )->Path: # The folder
     """Make a network from simulated people only. Continues an interrupted call.
 
@@ -171,6 +172,8 @@ def pretrain(
     recipe = network_recipe(name)
     recipe = replace(recipe, people=recipe.people if patients is None else patients,
                      seconds=recipe.seconds if seconds is None else seconds, config=config or recipe.config)
+    if epochs is not None:
+        recipe = replace(recipe, config=replace(recipe.config, epochs=epochs))
     if recipe.people < 8:
         raise DataError(f'{recipe.people} simulated people: at least 8 are needed to part them in three')
     settings = {'network': name, 'database': json.loads(recipe.database.to_json()), 'people': recipe.people,
@@ -250,7 +253,7 @@ It is research software and not a medical device: nothing that it says may guide
 
 ## Made by
 
-`pediatric-ecg pretrain {recipe.name} --patients {facts['people']} --seconds {facts['seconds']:g} --seed {facts['seed']}`
+`pediatric-ecg pretrain {recipe.name} --patients {facts['people']} --seconds {facts['seconds']:g} --epochs {facts['epochs']} --seed {facts['seed']}`
 
 {facts['windows']:,} windows of {database.window_seconds:g} s; three quarters of the people for training, an eighth to
 choose the epoch and the temperature (T = {temperature:.2f}) by, an eighth for the test below. Leads were left out at
