@@ -314,7 +314,9 @@ def annotate(
     dwell:float=10., # Mean duration of a rhythm for the model, s
     network:str|None=None, # Without a run: name of the network, 'ecg-12'; default: the one that fits the record
 )->Annotated:
-    """Name the rhythms of one record: `annotate(run, record, out)`, or `annotate(record, out)` with a network of the package.
+    """Name the rhythms of one record: `annotate(run, record, out)`.
+
+    `annotate(record, out)` asks a network of the package, which has never seen a patient.
 
     Raises DataError for a record that cannot be read, is shorter than a window or has no known lead,
     PediatricECGError for a network that does not come with the package."""

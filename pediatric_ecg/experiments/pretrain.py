@@ -243,6 +243,8 @@ def pretrained_card(
         rows.append(f'| {label} | {"; ".join(plain[label])} | {figures["patients"]} | {figures["recall"]:.2f} | '
                     f'{figures["f1"]:.2f} |')
     subsets = [f'| {name} | {figures["macro_f1"]:.2f} | {figures["top1"]:.2f} |' for name, figures in metrics.items()]
+    command = (f"pediatric-ecg pretrain {recipe.name} --patients {facts['people']} --seconds {facts['seconds']:g} "
+               f"--epochs {facts['epochs']} --seed {facts['seed']}")
     return f"""
 # Model card: `{recipe.name}`
 
@@ -253,7 +255,7 @@ It is research software and not a medical device: nothing that it says may guide
 
 ## Made by
 
-`pediatric-ecg pretrain {recipe.name} --patients {facts['people']} --seconds {facts['seconds']:g} --epochs {facts['epochs']} --seed {facts['seed']}`
+`{command}`
 
 {facts['windows']:,} windows of {database.window_seconds:g} s; three quarters of the people for training, an eighth to
 choose the epoch and the temperature (T = {temperature:.2f}) by, an eighth for the test below. Leads were left out at
@@ -303,7 +305,7 @@ def labels_in_common(
     found = {}
     for marker, stands in stand_ins(database).rhythms.items():
         wider = [rhythm for rhythm in class_of if set(PATTERNS[stands[0]]) <= set(PATTERNS[rhythm])]
-        for rhythm in [stands[0], *wider]: # the same rhythm, or a kind of it, as AVNRT is of supraventricular tachycardia
+        for rhythm in [stands[0], *wider]: # the same, or a kind of it: AVNRT is an SVTA
             if rhythm in class_of:
                 found[marker] = class_of[rhythm]
                 break
