@@ -24,6 +24,7 @@ setup(
     package_data={
         "pediatric_ecg": ["py.typed"],
         "pediatric_ecg.data": ["specs/*.json"],
+        "pediatric_ecg.nn": ["weights/*/*"],
         "pediatric_ecg.report": ["templates/*", "*.css", "*.toml"],
     },
     python_requires=f">={cfg['min_python']}",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOWEST_LOG', 'MOSTLY_USABLE', 'smooth_rhythms', 'windows_of', 'to_segments', 'Annotated', 'window_probabilities',
-           'annotate']
+           'choose_network', 'annotate']
 
 # %% ../nbs/use/00_annotate.ipynb #c003-7973ef
 import json
@@ -20,13 +20,14 @@ import torch
 from .core import DataError, check_keys, replacing
 from .surroundings import locked, undisturbed
 from .data.databases import Database
-from .data.headers import read_header, lead_slots
+from .data.headers import Header, read_header, lead_slots
 from .data.rhythms import window_samples
 from .data.annotations import write_annotations
 from .evaluate.calibration import temper
 from .evaluate.plots import overview, png
 from .experiments.run_folder import RunFolder
-from .nn.rhythmnet import RhythmNet
+from .nn.pretrained import NEVER
+from .nn.rhythmnet import RhythmNet, pretrained_folder, pretrained_names
 from .windows._resample import ratio
 from .windows.leads import Leads, slot_mask, slot_samples, window_length
 from .windows.signals import Preprocess, n_out
@@ -232,15 +233,24 @@ def _markers(segments, fs):
             rows.append((sample, '+', f'({segment.rhythm}'))
     return pd.DataFrame(rows, columns=['sample', 'symbol', 'aux'])
 
-def _write(out, name, segments, header, database):
-    "Annotation, table and picture, each whole or not at all, the annotation last. Returns its path."
+def _write(out, name, segments, header, database, warning=''):
+    """Annotation, table and picture, each whole or not at all, the annotation last. Returns its path.
+
+    A warning about the network is a comment of the annotation, a column of the table, part of the title."""
     title = f"{name}{' (simulated)' if header.simulated else ''}"
+    markers = _markers(segments, header.fs)
+    if warning:
+        title += f'\n{warning}'
+        # wfdb takes a comment at sample 0 for a definition, and drops it
+        comment = pd.DataFrame({'sample': [1], 'symbol': ['"'], 'aux': [warning]})
+        markers = pd.concat([comment, markers]).sort_values('sample', kind='stable', ignore_index=True)
+        segments = segments.assign(network=warning)
     picture = png(overview(segments, title), 110)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out/f'.{name}.lock', out/name, wait=True):
         database = replace(database, annotator='rhy')
         with tempfile.TemporaryDirectory(dir=out) as work:
-            written = write_annotations(Path(work)/name, _markers(segments, header.fs), database)
+            written = write_annotations(Path(work)/name, markers, database)
             annotation = written.read_bytes()
         with replacing(out/f'{name}.png') as aside:
             aside.write_bytes(picture)
@@ -264,23 +274,63 @@ def _read_config(run):
         raise DataError(f'{file}: preprocess: {error}; {remedy}') from None
     return {**config, 'database': database, 'preprocess': preprocess}
 
+def choose_network(
+    header:Header, # Of a record
+)->str: # Name of a network that comes with the package
+    """The network that uses most of the record's leads, and of those with equally many the one that lacks least.
+
+    Raises DataError where none knows any of its leads."""
+    ranks = {}
+    for name in pretrained_names():
+        database = _read_config(pretrained_folder(name))['database']
+        try:
+            slots = [channel for channels in lead_slots(header, database).values() for channel in channels]
+        except DataError:
+            continue
+        filled = sum(channel is not None for channel in slots)
+        ranks[name] = filled, filled/len(slots)
+    if not ranks:
+        known = ', '.join(pretrained_names()) or 'there is none'
+        raise DataError(f'{header.file}: none of its leads ({" ".join(header.leads)[:200]}) is known to a network of '
+                        f'this package ({known}); train one on such records and give its RUN before the record')
+    return max(ranks, key=ranks.get)
+
+def _network_of(run, network, header):
+    "The folder of the network that is asked for, or that fits the record; and the warning that goes with it."
+    folder = Path(run) if run is not None else pretrained_folder(network or choose_network(header))
+    config = RunFolder(folder).config
+    trained_on = config.get('trained_on')
+    if not isinstance(trained_on, dict) or trained_on.get('real') != 0:
+        return folder, ''
+    return folder, f'{str(config.get("name", folder.name))[:40]}: {NEVER}, it learnt from simulated hearts only'
+
 @undisturbed()
 def annotate(
-    run:str|Path, # Run folder: model.safetensors and config.json
-    record:str|Path, # A record: its path without extension, or one of its files
-    out:str|Path, # Folder for RECORD.rhy, RECORD.csv, RECORD.png
+    run:str|Path|None=None, # Run folder: model.safetensors and config.json; left out: a network of the package
+    record:str|Path|None=None, # A record: its path without extension, or one of its files
+    out:str|Path|None=None, # Folder for RECORD.rhy, RECORD.csv, RECORD.png
     stride:float|None=None, # From window to window, s; half a window if left out
     smooth:bool=True, # Hidden Markov model; otherwise each window for itself
     dwell:float=10., # Mean duration of a rhythm for the model, s
+    network:str|None=None, # Without a run: name of the network, 'ecg-12'; default: the one that fits the record
 )->Annotated:
-    """Name the rhythms of one record.
+    """Name the rhythms of one record: `annotate(run, record, out)`.
 
-    Raises DataError for a record that cannot be read, is shorter than a window or has no known lead."""
-    begin, record, out = time.perf_counter(), _record_of(record), Path(out)
+    `annotate(record, out)` asks a network of the package, which has never seen a patient.
+
+    Raises DataError for a record that cannot be read, is shorter than a window or has no known lead,
+    PediatricECGError for a network that does not come with the package."""
+    begin = time.perf_counter()
+    run, record, out = _places(run, record, out)
+    if run is not None and network is not None:
+        raise DataError(f'network {network!r} and the run {run}: give one of them')
+    record, out = _record_of(record), Path(out)
+    header = None if run is not None else read_header(record)
+    run, warning = _network_of(run, network, header)
     model = RhythmNet.load(run)
     config = _read_config(run)
     database, pre = config['database'], config['preprocess']
-    seconds, header = float(config['seconds']), read_header(record)
+    seconds, header = float(config['seconds']), header or read_header(record)
     step = _step(stride, seconds, pre.fs)
     if not 0 < dwell < np.inf:
         raise DataError(f'--dwell {dwell:g}: the mean duration of a rhythm in seconds must be positive')
@@ -296,12 +346,21 @@ def annotate(
         path, posterior = np.nan_to_num(p).argmax(1), p
     path = np.where(unusable, -1, path)
     segments = to_segments(path, posterior, config['classes'], step, seconds, header.seconds)
-    file = _write(out, record.name, segments, header, database)
-    notes = _notes(lead_slots(header, database), usable_share, database, header)
+    file = _write(out, record.name, segments, header, database, warning)
+    notes = [warning]*bool(warning) + _notes(lead_slots(header, database), usable_share, database, header)
     if config.get('simulated_patients'):
         people = config['simulated_patients']
         notes.append(f'the network was trained on patients and, beside them, on {people} simulated ones')
     return Annotated(file, segments, notes, header.seconds, time.perf_counter() - begin)
+
+def _places(run, record, out):
+    "Run, record and folder of the two ways to call `annotate`."
+    places = [place for place in (run, record, out) if place is not None]
+    if len(places) < 2:
+        raise DataError('give a record and a folder to write: annotate(record, out), or annotate(run, record, out)')
+    if len(places) == 2:
+        places.insert(0, None)
+    return places
 
 _ENDINGS = ('.hea', '.dat', '.mat', '.edf', '.bdf', '.atr')
 

@@ -321,11 +321,15 @@ def _report(run:Run):
 # %% ../nbs/use/02_cli.ipynb #c012-53ca81
 @app.command('annotate')
 def _annotate(
-    run:Run,
-    record:Annotated[Path, typer.Argument(
-        metavar='RECORD', help='Path of a WFDB record, without extension.', show_default=False)],
+    places:Annotated[list[Path], typer.Argument(
+        metavar='[RUN] RECORD', show_default=False,
+        help="Run folder, from 'run' or 'train'; without one a network of the package answers. Then the path of a "
+             'WFDB record, without extension.')],
     out:Annotated[Path, typer.Option(
         '--out', metavar='DIR', help='Folder for the annotation, the table and the picture.')],
+    network:Annotated[Optional[str], typer.Option(
+        '--network', metavar='NAME', show_default=False,
+        help='Without RUN: leipzig, ecg-12 or ecg-2. [default: the one that uses most leads of the record]')]=None,
     stride:Annotated[Optional[float], typer.Option(
         callback=_positive, show_default=False,
         help='Step from window to window, s. [default: half a window]')]=None,
@@ -334,9 +338,39 @@ def _annotate(
 ):
     """Name the rhythms of one record.
 
-    Writes a WFDB annotation file (.rhy), a table (.csv) and a picture (.png)."""
+    Writes a WFDB annotation file (.rhy), a table (.csv) and a picture (.png).
+    The networks of the package were trained on simulated hearts and have never seen a patient."""
+    if len(places) > 2:
+        raise typer.BadParameter(f'{len(places)} places: give RECORD, or RUN and RECORD')
+    if len(places) == 2 and network is not None:
+        raise typer.BadParameter('--network: names a network of the package; leave it out, or leave out RUN')
     from pediatric_ecg.annotate import annotate
-    print(annotate(run, record, out, stride=stride, smooth=smooth))
+    print(annotate(*places, out, stride=stride, smooth=smooth, network=network))
+
+@app.command('pretrain')
+def _pretrain(
+    name:Annotated[str, typer.Argument(
+        metavar='NAME', help='Network to make: leipzig, ecg-12 or ecg-2.', show_default=False)],
+    out:Out,
+    patients:Annotated[Optional[int], typer.Option(
+        min=8, max=100_000, show_default=False, help="Simulated people. [default: the network's own]")]=None,
+    seconds:Annotated[Optional[float], typer.Option(
+        callback=_positive, show_default=False, help="Length of each of them, s. [default: the network's own]")]=None,
+    epochs:Annotated[Optional[int], typer.Option(
+        min=1, max=MANY_EPOCHS, show_default=False,
+        help="Passes over the drawn windows. [default: the network's own]")]=None,
+    seed:Seed=0,
+    jobs:Jobs=-1,
+):
+    """Make a network of the package again, from simulated people only.
+
+    Simulates, trains, calibrates and tests; writes weights, configuration, model card and checksums.
+    The folder serves as RUN of 'annotate'."""
+    from pediatric_ecg.experiments.pretrain import pretrain
+    folder = pretrain(name, out, patients=patients, seconds=seconds, seed=seed, epochs=epochs, n_jobs=jobs,
+                      progress=_progress())
+    print((folder/'model_card.md').read_text(encoding='utf-8'))
+    print(f"Network: {folder/'model.safetensors'}")
 
 @app.command('experiment', cls=_WithRecipes)
 def _experiment(

@@ -1,7 +1,8 @@
 """A folder of records or windows in, a judged network out: the run, its folder, and grids of runs under one protocol."""
 from .grid import experiment
+from .pretrain import pretrain
 from .recipes import RECIPES
 from .run import evaluate_run, run, train_store
 from .run_folder import Protocol, RunFolder
 
-__all__ = ['RECIPES', 'Protocol', 'RunFolder', 'evaluate_run', 'experiment', 'run', 'train_store']
+__all__ = ['RECIPES', 'Protocol', 'RunFolder', 'evaluate_run', 'experiment', 'pretrain', 'run', 'train_store']
