@@ -90,7 +90,7 @@ class Body:
         self.atrial_gain = np.clip(self._size(.16, .45), .04, .35)/self._peak(self.atria, normal)[1]
         # what is finer than the grid of points: fibres, branches of Purkinje, scars
         self.sharpness = draw(.3, 1.8)
-        self.network = draw(.8, 1.08) # time that the Purkinje network takes, as a fraction of the grid's
+        self.network = draw(.66, .94) # time that the Purkinje network takes, as a fraction of the grid's
         self.roughness = self._unevenness(draw(.0005, .003))
         self.swing = draw(.01, .08) # of the leads with breathing, fraction
         self.fibrillation_size = np.clip(self._size(.13, .45), .04, .4) # f waves, peak to peak, mV
