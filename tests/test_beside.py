@@ -22,7 +22,8 @@ from pediatric_ecg.experiments import Protocol, RunFolder, experiment, run, trai
 from pediatric_ecg.experiments.recipes import Recipe
 from pediatric_ecg.experiments.run import make_folds, people_beside, scored_labels
 from pediatric_ecg.sim import simulate
-from pediatric_ecg.splits import LeakError, audit
+from pediatric_ecg.core import LeakError
+from pediatric_ecg.splits import audit
 from pediatric_ecg.splits.folds import load_folds, with_simulated
 from pediatric_ecg.train import TrainConfig, fit
 from pediatric_ecg.windows import WindowStore, prepare

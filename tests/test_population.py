@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, MITDB, Database, check, read_annotations, read_signals
 from pediatric_ecg.sim import Population, simulate_people, simulated_form, stand_ins
-from pediatric_ecg.sim.population import PATTERNS, SIMULATED_LEADS, SOURCES, draw_person, laboratory_noise, lead_weights
+from pediatric_ecg.sim.rhythms import PATTERNS
+from pediatric_ecg.sim.population import SIMULATED_LEADS, SOURCES, draw_person, laboratory_noise, lead_weights
 from pediatric_ecg.windows import prepare
 
 SNOMED = {

@@ -20,7 +20,7 @@ from pediatric_ecg.experiments.pretrain import NETWORKS, only_leads, some_leads
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 from pediatric_ecg.nn.pretrained import NEVER, halved, write_pretrained
 from pediatric_ecg.nn.rhythmnet import pretrained_folder, pretrained_names
-from pediatric_ecg.sim.population import stand_ins
+from pediatric_ecg.sim import stand_ins
 from pediatric_ecg.train import TrainConfig
 
 MITDB_FOLDER = Path(__file__).resolve().parents[2] / "shared/mitdb"
