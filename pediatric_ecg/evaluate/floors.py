@@ -19,6 +19,7 @@ from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.signal import find_peaks
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_selection import SelectFromModel
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -287,16 +288,26 @@ def _bounded(features):
     "Standardised features within ±5; an absent one is the mean."
     return np.clip(np.nan_to_num(features), -5, 5)
 
+def _forest(trees):
+    "A random forest of so many trees."
+    return RandomForestClassifier(
+        trees, min_samples_leaf=2, class_weight='balanced_subsample', random_state=0)
+
+def _fewer(features):
+    "How many features boosting is given: the time of a tree grows with their number."
+    return min(64, features.shape[1])
+
 # name → makes what is fitted on `window_features`
 MODELS = {
     'regression': lambda: make_pipeline(
         StandardScaler(), FunctionTransformer(_bounded),
         LogisticRegression(C=.05, class_weight='balanced', max_iter=300, tol=1e-3)),
-    'forest': lambda: RandomForestClassifier(
-        100, min_samples_leaf=2, class_weight='balanced_subsample', random_state=0),
-    'boosting': lambda: HistGradientBoostingClassifier(
-        max_iter=40, max_leaf_nodes=8, max_bins=32, learning_rate=.15, max_features=.2,
-        class_weight='balanced', early_stopping=False, random_state=0),
+    'forest': lambda: _forest(100),
+    'boosting': lambda: make_pipeline(
+        SelectFromModel(_forest(30), threshold=-np.inf, max_features=_fewer),
+        HistGradientBoostingClassifier(
+            max_iter=30, max_leaf_nodes=8, max_bins=32, learning_rate=.2, max_features=.3,
+            class_weight='balanced', early_stopping=False, random_state=0)),
 }
 # name → arguments of floor_features; None where the floor needs no look at the signal
 FLOORS = {

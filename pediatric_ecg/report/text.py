@@ -70,7 +70,7 @@ def floor_sentences(
                     'so nothing here speaks for a network')
     better = [floor.title for floor in split.floors if floor.ahead('top1') < 0]
     if better:
-        sentence += f'. In top-1 accuracy it is behind {" and ".join(better)}'
+        sentence += f'. In top-1 accuracy it is behind {", ".join(better)}'
     return [f'{sentence}.']
 
 def _honest_sentences(split, simulated):
