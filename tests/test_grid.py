@@ -14,7 +14,7 @@ from pediatric_ecg.evaluate.floors import FLOORS
 from pediatric_ecg.experiments import RECIPES, Protocol, experiment, grid
 from pediatric_ecg.experiments.cells import CellSettings, permuted, run_fold, temperature
 from pediatric_ecg.experiments.grid import children, folder_name, folds_of, load_predictions, tabulate_results
-from pediatric_ecg.experiments.recipes import Recipe, configure
+from pediatric_ecg.experiments.recipes import FLOOR_SETTINGS, Recipe, configure
 from pediatric_ecg.experiments.run import make_folds, scored_labels
 from pediatric_ecg.train import TrainConfig, fit
 from pediatric_ecg.windows import View, prepare
@@ -118,7 +118,7 @@ def test_permuted_labels_fall_to_chance_and_random_windows_beat_new_patients(sim
     for split in ("random", "patient"):
         assert guess[split] < 0.4 and true[split] > guess[split] + 0.1, split
     assert true["random"] > true["patient"] + 0.1
-    assert set(t.floor.dropna()) == set(FLOORS)
+    assert set(t.floor.dropna()) == {setting["floor"] for setting in FLOOR_SETTINGS} <= set(FLOORS)
 
 
 def test_no_column_of_a_finished_grid_is_lost_when_a_setting_is_added(simstore, tmp_path):

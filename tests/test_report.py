@@ -18,8 +18,8 @@ from pediatric_ecg.experiments import RunFolder
 from pediatric_ecg.report import build_report, text_table
 from pediatric_ecg.report.page import SECTIONS
 from pediatric_ecg.report.render import environment, percent, render
-from pediatric_ecg.report.scored import ScoredRun
-from pediatric_ecg.report.text import results_summary
+from pediatric_ecg.report.scored import ScoredRun, SplitFigures
+from pediatric_ecg.report.text import floor_sentences, results_summary
 from pediatric_ecg.report.tripod import tripod, tripod_words
 from pediatric_ecg.report.trust import trust_section
 
@@ -414,3 +414,26 @@ def test_names_of_any_letters(tmp_path, monkeypatch):
     card = (run / "model_card.md").read_text()
     assert "<b>" not in card and "a&lt;b>&amp;c" in card and "$x$\\|y" in card
     assert {*RunFolder.open(run).predictions.truth} == {*NASTY}
+
+
+def _split_with_floors(*floors):
+    "A split of which only the floors are known: (name, macro F1, difference, low end of its interval)."
+    entries = {}
+    for name, macro_f1, difference, low in floors:
+        ahead = {"difference": difference, "ci95": [low, 0.3], "p": 0.5}
+        entries[name] = {
+            "top1": 0.5, "macro_f1": macro_f1, "ci95": {}, "difference": {"top1": ahead, "macro_f1": ahead}}
+    return SplitFigures("patient", {"top1": 0.5, "floors": entries})
+
+
+@pytest.mark.parametrize(
+    "difference, low, words",
+    [(0.1, 0.02, "is ahead of every floor: +10.0 points (2.0 to 30.0)"),
+     (0.1, -0.02, "the interval holds zero: +10.0 points (−2.0 to 30.0)"),
+     (-0.1, -0.2, "is not ahead of every floor: −10.0 points (−20.0 to 30.0)")])
+def test_the_summary_says_whether_the_network_is_ahead_of_every_floor(difference, low, words):
+    split = _split_with_floors(("majority", 0.1, 0.3, 0.2), ("forest", 0.4, difference, low))
+    [sentence] = floor_sentences(split)
+    assert words in sentence and "random forest (40.0 %)" in sentence
+    assert ("it is behind random forest" in sentence) is (difference < 0)
+    assert floor_sentences(_split_with_floors()) == []

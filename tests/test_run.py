@@ -20,7 +20,7 @@ from pediatric_ecg.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {
-    "metrics.json", "predictions.csv", "model.safetensors", "config.json", "manifest.json", "report.html",
+    "metrics.json", "predictions.csv", "floors.csv", "model.safetensors", "config.json", "manifest.json", "report.html",
     "model_card.md"}
 
 

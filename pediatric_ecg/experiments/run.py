@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUICK', 'FEWEST_WINDOWS', 'AUDITED', 'PACKAGES', 'make_folds', 'scored_labels', 'final_fold', 'class_geometry',
-           'cohort_rows', 'metrics_of', 'cross_validate', 'people_beside', 'train_store', 'run', 'evaluate_run']
+           'cohort_rows', 'metrics_of', 'cross_validate', 'ask_floors', 'people_beside', 'train_store', 'run',
+           'evaluate_run']
 
 # %% ../../nbs/experiments/02_run.ipynb #c003-9cebef
 import hashlib
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from ..core import DataError, git_revision, versions
 from ..data.databases import get_database
+from ..evaluate.floors import WindowFeatures, against_floors, floor_answers
 from ..evaluate.scores import FIGURES, summarise
 from .cells import run_fold, temperature
 from pediatric_ecg.experiments.run_folder import (
@@ -159,6 +161,7 @@ def metrics_of(
     predictions:pd.DataFrame, # All splits
     counts:list[CohortRow], # As `cohort_rows` gives
     draws:int=2000, # Of the bootstrap over patients
+    floors:pd.DataFrame|None=None, # Their answers, where they were asked
 )->dict: # Split → the entry of metrics.json
     "Scores of each split with intervals over patients; null scores for a split without predictions."
     labels = [row.label for row in counts if row.scored]
@@ -168,6 +171,9 @@ def metrics_of(
         part = predictions[predictions.split == split]
         if len(part):
             metrics[split] = summarise(part, labels + others, not_evaluable=others, draws=draws)
+            if floors is not None:
+                of_floors = floors[floors.split == split]
+                metrics[split]['floors'] = against_floors(part, of_floors, labels, draws)
         else:
             metrics[split] = _nothing_scored(labels + others)
     return metrics
@@ -197,6 +203,22 @@ def cross_validate(
         jobs.append(joblib.delayed(run_fold)(windows, fold, labels, config, seed, work/'folds'))
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)
     tables = tqdm(parallel(jobs), total=len(jobs), desc='folds', disable=not progress, leave=False)
+    return pd.concat(tables, ignore_index=True)
+
+# %% ../../nbs/experiments/02_run.ipynb #floors-code
+def ask_floors(
+    store:WindowStore, # Of the windows
+    labels:list, # Rhythms that take part
+    folds:list, # As `make_folds` gives
+    n_jobs:int=-1, # Folds at once; -1: one per core
+    progress:bool=False, # Show a bar
+)->pd.DataFrame: # Their answers for the test windows of all folds
+    "What the floors of a run call the test windows of all folds."
+    rows = np.concatenate([side for fold in folds for side in (fold.train, fold.test)])
+    features = WindowFeatures.of(store, rows)
+    jobs = [joblib.delayed(floor_answers)(store, fold, labels, features) for fold in folds]
+    parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)
+    tables = tqdm(parallel(jobs), total=len(jobs), desc='floors', disable=not progress, leave=False)
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/experiments/02_run.ipynb #c026-a58a89
@@ -243,6 +265,7 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress, simulate
         for fold in training_folds:
             audit(training.table, [fold], allow=() if fold.split == 'patient' else ('subject',))
     predictions = cross_validate(training, labels, training_folds, work, config, protocol, n_jobs, progress)
+    floors = ask_floors(store, labels, folds, n_jobs, progress)
 
     final = final_fold(training_folds[-1])
     checkpoint = work/'folds'/'final.checkpoint'
@@ -252,11 +275,12 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress, simulate
     audit(training.table, [final], allow=() if final.split == 'patient' else ('subject',))
 
     run_folder = RunFolder(work)
-    run_folder.write(predictions=predictions)
+    run_folder.write(predictions=predictions, floors=floors)
     honest = predictions[predictions.split == 'patient']
     run_folder.write(
         # of what is on file, as in `evaluate_run`
-        metrics=metrics_of(run_folder.predictions, cohort_rows(store, labels), protocol.draws),
+        metrics=metrics_of(
+            run_folder.predictions, cohort_rows(store, labels), protocol.draws, run_folder.floors),
         history=_history(work/'folds', result),
         similarity=class_geometry(result, training, final, labels),
         examples=example_windows(store, honest if len(honest) else predictions, labels))
@@ -363,11 +387,12 @@ def run(
 def evaluate_run(
     folder, # Of a run
 )->dict: # As metrics.json
-    """Recomputes metrics.json from predictions.csv and manifest.json and returns it.
+    """Recomputes metrics.json from predictions.csv, floors.csv and manifest.json and returns it.
 
     Raises DataError where one of these is missing or damaged."""
     finished = RunFolder(folder)
     protocol = finished.manifest.protocol or Protocol()
-    metrics = metrics_of(finished.predictions, finished.manifest.cohort, protocol.draws)
+    metrics = metrics_of(
+        finished.predictions, finished.manifest.cohort, protocol.draws, finished.floors)
     finished.write(metrics=metrics)
     return metrics

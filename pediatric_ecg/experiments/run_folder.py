@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'SETTINGS', 'OF_UNFINISHED_RUNS', 'WITHOUT_WORK', 'LIMITS_OF_PROTOCOL', 'TEXT_COLUMNS', 'unfinished_run',
            'Protocol', 'CohortRow', 'DatabaseNames', 'WindowCounts', 'Manifest', 'read_arrays', 'read_predictions',
-           'read_history', 'write_csv', 'RunFolder', 'pick_examples', 'example_windows']
+           'read_floors', 'read_history', 'write_csv', 'RunFolder', 'pick_examples', 'example_windows']
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #c003-b3ba3e
 import io
@@ -204,11 +204,24 @@ _OF_METRICS = { # of each split
     'per_class': dict[str, dict[str, _figure]|str],
     'gross': dict[str, _figure]|None, 'average': dict[str, _figure]|None,
     'n_classes': int, 'n_windows': int, 'n_predictions': int, 'n_patients': int,
-    'classes': list[str], 'not_evaluable': list[str],
+    'classes': list[str], 'not_evaluable': list[str], 'floors': dict[str, dict],
 }
 _OF_A_RHYTHM = { # what is written for each rhythm that was scored; the areas may be null
     'precision': float, 'recall': float, 'f1': float, 'f2': float, 'windows': int, 'patients': int,
 }
+_OF_A_FLOOR = { # what stands in the place of a network, and how far the network is ahead of it
+    'top1': float, 'macro_f1': float, 'ci95': dict[str, tuple[_figure, _figure]], 'difference': dict[str, dict],
+}
+_OF_A_DIFFERENCE = {'difference': float, 'ci95': tuple[_figure, _figure], 'p': _figure}
+
+def _check_floors(floors, where):
+    "Raises DataError where the figures of a floor are not what the report needs."
+    for name, figures in floors.items():
+        check_keys(_OF_A_FLOOR, figures, f'{where}: {name}', _REMEDY, _OF_A_FLOOR)
+        for key in ('top1', 'macro_f1'):
+            difference = figures['difference'].get(key)
+            check_keys(_OF_A_DIFFERENCE, difference, f'{where}: {name}: difference: {key}', _REMEDY, _OF_A_DIFFERENCE)
+
 _OF_CONFIG = {
     'model': dict, 'train': dict, 'preprocess': dict, 'database': dict,
     'modalities': dict[str, list[str]], 'classes': list[str],
@@ -275,6 +288,19 @@ def read_predictions(
     wanted = [column for column in table if column.startswith('p_') or column == 'temperature']
     _check_numbers(table, [*wanted, 'window', 'start', 'end', 'repeat', 'seed'], file)
     return table
+
+def read_floors(
+    file:str|Path, # `floors.csv` of a run
+)->pd.DataFrame: # One row per test window and split
+    "What the floors call the test windows, rhythms as text."
+    table = _read_csv(file, dtype=str, keep_default_na=False)
+    for column in ('split', 'repeat', 'window'):
+        if column not in table:
+            raise DataError(f'{file}: has no column {column!r}; remove it, and evaluate again')
+    try:
+        return table.astype({'repeat': int, 'window': int})
+    except ValueError:
+        raise DataError(f'{file}: a repeat or a window is no number; remove it, and evaluate again') from None
 
 def read_history(
     file:str|Path, # `history.csv` of a run, or the file of one fold
@@ -360,6 +386,7 @@ class RunFolder:
             for label, of_label in figures.get('per_class', {}).items():
                 if not isinstance(of_label, str):
                     check_keys(_OF_A_RHYTHM, of_label, f'{file}: {split}: {label}', _REMEDY, _OF_A_RHYTHM)
+            _check_floors(figures.get('floors', {}), f'{file}: {split}: floors')
         return metrics
 
     @cached_property
@@ -373,6 +400,12 @@ class RunFolder:
         "The predictions of all splits, rhythms and names as text."
         file = self._needed('predictions.csv')
         return read_predictions(file)
+
+    @cached_property
+    def floors(self)->pd.DataFrame|None: # one row per test window and split; None where absent
+        "What the floors call the test windows."
+        file = self.folder/'floors.csv'
+        return read_floors(file) if file.exists() else None
 
     @cached_property
     def config(self)->dict: # {} where absent
@@ -427,6 +460,7 @@ class RunFolder:
         similarity:dict|None=None, # Of the classes
         history:pd.DataFrame|None=None, # Of all trainings
         examples:dict|None=None, # Name → array
+        floors:pd.DataFrame|None=None, # Answers of the floors, of all splits
     ):
         "Writes the parts that are given, each file whole or not at all; `RhythmNet.save` writes the network."
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -435,14 +469,15 @@ class RunFolder:
         for name, content in (('metrics', metrics), ('similarity', similarity)):
             if content is not None:
                 write_json(self.folder/f'{name}.json', content)
-        for name, table in (('predictions', predictions), ('history', history)):
+        for name, table in (('predictions', predictions), ('history', history), ('floors', floors)):
             if table is not None:
                 write_csv(self.folder/f'{name}.csv', table)
         if examples is not None:
             with replacing(self.folder/'examples.npz') as aside, open(aside, 'wb') as stream:
                 np.savez_compressed(stream, **examples)
         # what was read before is read anew: a file may hold fewer digits than a value
-        for name in ('metrics', 'manifest', 'predictions', 'similarity', 'history', 'examples', 'config'):
+        for name in ('metrics', 'manifest', 'predictions', 'similarity', 'history', 'examples', 'config',
+                     'floors'):
             self.__dict__.pop(name, None)
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #c009-9ca66f
