@@ -52,7 +52,7 @@ def population(monkeypatch):
         rhythms = {marker: (marker,) for marker in LEIPZIG.markers}
         missing = ()
 
-    def simulate_people(out, database, patients, seconds=240, seed=0, n_jobs=1, progress=False, grouping="default"):
+    def simulate_people(out, database, patients, seconds=240, seed=0, n_jobs=1, **others):
         stub.calls.append(patients)
         return simulate(out, patients=patients, seconds=40, seed=seed + 1000)
 

@@ -1031,12 +1031,14 @@ def simulate_people(
     progress:bool=False, # Show a bar
     grouping:str='default', # Whose classes get as many people each
     population:Population=Population(), # From which they are drawn
+    labels:list[str]|None=None, # Only these classes of the grouping; all by default
 )->Path: # The folder
     """Simulate people as records `simulated-00001` … in the form of a database: slot i is signal i.
     `DataError`, in one line, on what cannot be made; then nothing is left behind."""
     out = Path(out)
     _check_request(out, database, patients, seconds, seed, n_jobs)
-    classes = database.grouping(grouping)
+    classes = {marker: label for marker, label in database.grouping(grouping).items()
+               if labels is None or label in labels}
     found = stand_ins(database)
     if not found.leads:
         raise DataError(f'database {database.name!r}: no simulated lead stands for any of its slots; '

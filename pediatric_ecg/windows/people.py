@@ -76,6 +76,7 @@ def simulated_people(
     seed:int=0, # Of the population
     n_jobs:int=-1, # Records at a time; -1: one per core
     progress:bool=False, # Show bars
+    labels:list[str]|None=None, # Rhythms of these classes only: who has another is of no use; all by default
 )->tuple[WindowStore|None, SimulatedPeople]: # None where nothing can stand for the slots or the markers
     "Simulated people in the form of a database, prepared as its store was. `DataError` for one that does not say how."
     from pediatric_ecg.sim import population # here, so that nobody waits for a simulator without need
@@ -86,11 +87,14 @@ def simulated_people(
         asked=patients, seconds=seconds, seed=seed, missing=list(found.missing),
         leads={slot: list(leads) for slot, leads in found.leads.items()},
         rhythms={marker: list(rhythms) for marker, rhythms in found.rhythms.items()})
-    if not found.leads or not set(found.rhythms) & set(database.grouping(windows['grouping'])):
+    grouping = database.grouping(windows['grouping'])
+    wanted = {marker for marker, label in grouping.items() if labels is None or label in labels}
+    if not found.leads or not set(found.rhythms) & wanted:
         return None, about
     parameters = {
         'patients': patients, 'seconds': seconds, 'seed': seed, 'database': json.loads(database.to_json()),
-        'stand_ins': [about.leads, about.rhythms], 'windows': windows, 'code': _code_of(population)}
+        'stand_ins': [about.leads, about.rhythms], 'windows': windows, 'labels': labels,
+        'code': _code_of(population)}
     text = json.dumps(parameters, sort_keys=True)
     about.digest = hashlib.sha256(text.encode()).hexdigest()
     home = Path(folder)/about.digest[:16]
@@ -101,7 +105,7 @@ def simulated_people(
         if not records.exists():
             population.simulate_people(
                 records, database, patients, seconds=seconds, seed=seed, n_jobs=n_jobs, progress=progress,
-                grouping=windows['grouping'])
+                grouping=windows['grouping'], labels=labels)
         settings = windows | {'pre': Preprocess.from_dict(windows['preprocess'])}
         del settings['preprocess']
         prepare(records, home/'store', database=population.simulated_form(database), n_jobs=n_jobs,
@@ -143,7 +147,7 @@ def with_people(
     "The store, or the store with simulated people beside it."
     if not check_number(patients):
         return store, None
-    people, about = simulated_people(store, patients, folder, seed, n_jobs, progress)
+    people, about = simulated_people(store, patients, folder, seed, n_jobs, progress, sorted(labels))
     if people is None:
         return store, about
     both = Beside(store, people)
