@@ -287,7 +287,9 @@ shows what the simulator gets wrong.
 
 ## Licence
 
-Apache-2.0, as the code. No recording of a patient has had any influence on the weights.
+Apache-2.0, as the code. No recording of a patient was trained on. Sizes and rates of the simulator were set
+from the literature and, in part, after looking at records of mitdb and at the mistakes of earlier networks there: on
+mitdb the network has never learnt, but its simulator was drawn with these records in view.
 """
 
 # %% ../../nbs/experiments/07_pretrain.ipynb #q020
