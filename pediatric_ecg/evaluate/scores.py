@@ -366,7 +366,7 @@ def plot_confusion(
     windows = counts.sum(1)
     share = _ratio(counts, windows[:, None])
     if ax is None:
-        size = (1.8 + 0.62*len(matrix), 1.2 + 0.55*len(matrix))
+        size = (1.8 + 0.62*matrix.shape[1], 1.2 + 0.55*len(matrix))
         ax = plt.subplots(figsize=size, dpi=90, layout='constrained')[1]
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1, aspect='auto')
     for (row, column), value in np.ndenumerate(share):
@@ -375,7 +375,7 @@ def plot_confusion(
             color = 'white' if value > 0.55 else 'black'
             ax.text(column, row, text, ha='center', va='center', fontsize=8, color=color)
     names = [f'{label} ({int(number)})' for label, number in zip(matrix.index, windows)]
-    ax.set_xticks(range(len(matrix)), matrix.columns, rotation=45, ha='right', fontsize=8)
+    ax.set_xticks(range(matrix.shape[1]), matrix.columns, rotation=45, ha='right', fontsize=8)
     ax.set_yticks(range(len(matrix)), names, fontsize=8)
     ax.set(xlabel='predicted rhythm', ylabel='true rhythm (windows)', title=title)
     return ax
