@@ -173,7 +173,7 @@ def test_every_kind_can_be_found(table, fold):
     row, other = fold.train[0], fold.test[0]
     hashes = [f"{number:x}" for number in range(len(table))]
     hashes[other] = hashes[fold.train[3]]
-    bad = table.assign(hash=hashes)
+    bad = table.assign(hash=hashes, simulated=np.arange(len(table)) == fold.test[2])
     same_record = moved(fold, fold.test[1], "train")
     bad.loc[fold.test[1], "end"] += 50
     same_record.test = np.sort(np.append(same_record.test, row))
