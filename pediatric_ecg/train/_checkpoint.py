@@ -89,8 +89,9 @@ def load_checkpoint(
         return None
     data = _read_state(newest/'state.json')
     begun, now = data['settings'], json.loads(json.dumps(settings))
-    if 'config' in begun:
-        begun['config'] = current_settings(begun['config'])
+    for one in (begun, now):
+        if 'config' in one:
+            one['config'] = current_settings(one['config'])
     different = differences(begun, now)
     if different:
         more = '; …' if len(different) > 3 else ''
