@@ -408,7 +408,8 @@ def floor_probabilities(
         rows, model = _spread_evenly(train, most), MODELS[kind]()
         features = features or WindowFeatures.of(store, np.concatenate([rows, fold.test]))
         of_train, of_test = features.at(rows), features.at(fold.test)
-        seen = np.isfinite(of_train).any(0) # what no training window has tells nothing, as of a lead that is never there
+        # what no training window has tells nothing: of a lead that is never there
+        seen = np.isfinite(of_train).any(0)
         of_train, of_test = of_train[:, seen], of_test[:, seen]
     else:
         def simple(signals, present, fs):
