@@ -329,6 +329,9 @@ def annotate(
     run, warning = _network_of(run, network, header)
     model = RhythmNet.load(run)
     config = _read_config(run)
+    if len(config['classes']) != model.config.n_classes:
+        raise DataError(f"{run}/config.json: names {len(config['classes'])} classes, and its network has "
+                        f'{model.config.n_classes}; copy the file from the run again')
     database, pre = config['database'], config['preprocess']
     seconds, header = float(config['seconds']), header or read_header(record)
     step = _step(stride, seconds, pre.fs)

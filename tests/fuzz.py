@@ -1189,6 +1189,7 @@ FOUND = [
     ("headers", {"p1.hea": b"p1 1 125 100\np1.dat 16 1/" + b"9" * 5000 + b" 16 0 0 0 0 V1", "p1.dat": DATA}),
     ("networks", {"config.json": DEEP}),
     ("networks", {"config.json": with_json(seconds=None)}),
+    ("networks", {"config.json": with_json(classes=["N"])}),
     ("networks", {"config.json": with_model(ff=10**12)}),
     ("networks", {"config.json": with_model(widths=[64, 10**6])}),
     ("networks", {"config.json": with_json(preprocess={"fs": 250.0, "band": [0.5, 1e12]})}),
