@@ -136,13 +136,17 @@ def subject_tables(
 # %% ../../nbs/data/05_subjects.ipynb #h5-rules
 NO_RULE = 'no rule says who the patients are: each record is counted as one patient'
 
+def _names(pattern, record):
+    "Whether an entry of `skip` names a record."
+    return fnmatchcase(record, _record_of_cell(pattern))
+
 def skipped(
     record:str, # Record name
     database:Database, # Its field `skip`: names, with * → reason
 )->str: # the reason; '' for a record that is not left out
     "Why the specification leaves a record out."
     for pattern, reason in database.skip.items():
-        if fnmatchcase(record, _record_of_cell(pattern)):
+        if _names(pattern, record):
             return reason or 'left out by the specification'
     return ''
 
@@ -194,7 +198,7 @@ class _Who:
     def _skip(self):
         "Entries of `skip` that name no record: who wrote one wanted a record left out."
         idle = [pattern for pattern in self.database.skip
-                if not any(fnmatchcase(record, _record_of_cell(pattern)) for record in self.every)]
+                if not any(_names(pattern, record) for record in self.every)]
         return [f'"skip" names {_some(idle)}, but no such record is here'] if idle and self.every else []
 
     def _people(self):

@@ -22,10 +22,10 @@ from ..core import DataError, check_keys, read_json, write_json
 from ..evaluate.scores import FIGURES, compare, scores, summarise
 from .cells import run_fold
 from .recipes import RECIPES, Recipe, configure
-from .run import QUICK, make_folds, people_beside, scored_labels
+from .run import QUICK, folds_with_people, make_folds, people_beside, scored_labels
 from .run_folder import read_history, read_predictions, write_csv
 from ..splits.audit import audit
-from ..splits.folds import folds_hash, with_simulated
+from ..splits.folds import folds_hash
 from ..splits.split import transfer_folds
 from ..surroundings import import_matplotlib, locked, undisturbed
 from ..train.config import current_settings, make_model
@@ -123,7 +123,7 @@ def experiment(
             'folds': {f'{fold.split}-{fold.name}': folds_hash([fold]) for fold in folds}})
         jobs = []
         # all settings of a fold before the next fold: an unfinished grid is a fair one
-        training_folds = folds if about is None else _with_people(folds, training.table)
+        training_folds = folds if about is None else folds_with_people(folds, training.table)
         for fold, (setting, (config, of_cell)) in itertools.product(training_folds, zip(settings, configured)):
             seed = recipe.protocol.seed + fold.repeat
             folder = out/folder_name(setting)
@@ -138,13 +138,6 @@ def experiment(
         write_csv(out/'results.csv', tabulate_results(out, settings, labels, draws))
         write_csv(out/'comparisons.csv', tabulate_comparisons(out, settings, labels, draws))
     return out/'results.csv'
-
-def _with_people(folds, table):
-    "The folds with the simulated people in training, audited."
-    joined = with_simulated(folds, table)
-    for fold in joined:
-        audit(table, [fold], allow=('subject',) if fold.split == 'random' else ())
-    return joined
 
 def _recipe(recipe):
     "A recipe by its name, or itself."

@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..core import DataError, PediatricECGError, git_revision, versions
 from ..data.databases import LEIPZIG, MITDB, Database, get_database
-from ..evaluate.calibration import fit_temperature
+from ..evaluate.calibration import fit_temperature, temper
 from ..evaluate.scores import summarise
 from .cells import predictions_of
 from .run import PACKAGES
@@ -344,6 +344,5 @@ def examine_on(
                       pre=Preprocess.from_dict(config['preprocess']), n_jobs=n_jobs, progress=progress)
     rows = np.arange(len(windows.table))
     fold = Fold('all', 'patient', 0, rows[:0], rows[:0], rows)
-    logits = np.log(np.maximum(predict(model, windows, rows), 1e-12))/config.get('temperature', 1)
-    probabilities = np.exp(logits - logits.max(1, keepdims=True))
-    return predictions_of(windows, fold, config['classes'], probabilities/probabilities.sum(1, keepdims=True), 0)
+    probabilities = temper(predict(model, windows, rows), config.get('temperature', 1))
+    return predictions_of(windows, fold, config['classes'], probabilities, 0)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUICK', 'FEWEST_WINDOWS', 'AUDITED', 'PACKAGES', 'make_folds', 'scored_labels', 'final_fold', 'class_geometry',
-           'cohort_rows', 'metrics_of', 'cross_validate', 'ask_floors', 'people_beside', 'train_store', 'run',
-           'evaluate_run']
+           'cohort_rows', 'metrics_of', 'cross_validate', 'ask_floors', 'folds_with_people', 'people_beside',
+           'train_store', 'run', 'evaluate_run']
 
 # %% ../../nbs/experiments/02_run.ipynb #c003-9cebef
 import hashlib
@@ -252,6 +252,16 @@ def _manifest(store, labels, folds, config, protocol, quick, elapsed, about):
         flow=flow_of(store), subject_notes=list(store.manifest.get('subject_notes', [])), beside=about)
 
 # %% ../../nbs/experiments/02_run.ipynb #c027-fe2949
+def folds_with_people(
+    folds:list, # As `make_folds` gives
+    table:pd.DataFrame, # Of real and simulated windows
+)->list: # Of `Fold`
+    "The folds with the simulated people in training, each audited."
+    joined = with_simulated(folds, table)
+    for fold in joined:
+        audit(table, [fold], allow=() if fold.split == 'patient' else ('subject',))
+    return joined
+
 def _train_into(work, store, config, protocol, quick, n_jobs, progress, simulated, people_folder):
     "The body of `train_store`, for a folder that is renamed by the caller."
     start = time.perf_counter()
@@ -259,11 +269,7 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress, simulate
     folds = make_folds(store.table, labels, protocol)
     training, about = with_people(store, labels, simulated, people_folder, protocol.seed, n_jobs, progress)
     save_folds(work/'folds.json', folds, store.table, about and about.to_dict())
-    training_folds = folds
-    if about is not None:
-        training_folds = with_simulated(folds, training.table)
-        for fold in training_folds:
-            audit(training.table, [fold], allow=() if fold.split == 'patient' else ('subject',))
+    training_folds = folds if about is None else folds_with_people(folds, training.table)
     predictions = cross_validate(training, labels, training_folds, work, config, protocol, n_jobs, progress)
     floors = ask_floors(store, labels, folds, n_jobs, progress)
 
