@@ -10,12 +10,12 @@ __all__ = ['LOWEST_LOG', 'MOSTLY_USABLE', 'smooth_rhythms', 'windows_of', 'to_se
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from .core import DataError, check_keys, replacing
 from .surroundings import locked, undisturbed
@@ -25,9 +25,10 @@ from .data.rhythms import window_samples
 from .data.annotations import write_annotations
 from .evaluate.calibration import temper
 from .evaluate.plots import overview, png
+from .evaluate.pool import Ensemble
 from .experiments.run_folder import RunFolder
 from .nn.pretrained import NEVER
-from .nn.rhythmnet import RhythmNet, pretrained_folder, pretrained_names
+from .nn.rhythmnet import pretrained_folder, pretrained_names
 from .windows._resample import ratio
 from .windows.leads import Leads, slot_mask, slot_samples, window_length
 from .windows.signals import Preprocess, n_out
@@ -173,23 +174,19 @@ class Annotated:
         return '\n'.join(lines)
 
 # %% ../nbs/use/00_annotate.ipynb #window-probabilities
-@torch.inference_mode()
 def window_probabilities(
-    model:RhythmNet, # In evaluation mode
+    answer:Callable, # Signals and masks of some windows, as arrays by modality → (n, classes) probabilities
     blocks, # As `windows_of` yields them
     batch:int=256, # Windows at once
 )->tuple: # Probabilities, and modality → share of windows in which each lead was usable
-    "The network's probabilities for all windows, (windows, classes); NaN where no lead was usable."
+    "The probabilities of all windows, (windows, classes); NaN where no lead was usable."
     probabilities, usable, counts, windows = [], [], {}, 0
     for signals, present in blocks:
-        signals = {modality: torch.from_numpy(array) for modality, array in signals.items()}
-        masks = {modality: torch.from_numpy(array) for modality, array in present.items()}
         in_block = len(next(iter(present.values())))
         for start in range(0, in_block, batch):
             rows = slice(start, start + batch)
-            inputs = ({m: v[rows] for m, v in part.items()} for part in (signals, masks))
-            output = model(*inputs)
-            probabilities.append(output.logits.float().softmax(-1).numpy())
+            windows_and_masks = ({name: array[rows] for name, array in part.items()} for part in (signals, present))
+            probabilities.append(answer(*windows_and_masks))
         usable.append(np.concatenate(list(present.values()), 1).any(1))
         for modality, there in present.items():
             counts[modality] = counts.get(modality, 0) + there.sum(0)
@@ -327,17 +324,14 @@ def annotate(
     record, out = _record_of(record), Path(out)
     header = None if run is not None else read_header(record)
     run, warning = _network_of(run, network, header)
-    model = RhythmNet.load(run)
+    members = Ensemble.load(run)
     config = _read_config(run)
-    if len(config['classes']) != model.config.n_classes:
-        raise DataError(f"{run}/config.json: names {len(config['classes'])} classes, and its network has "
-                        f'{model.config.n_classes}; copy the file from the run again')
     database, pre = config['database'], config['preprocess']
     seconds, header = float(config['seconds']), header or read_header(record)
     step = _step(stride, seconds, pre.fs)
     if not 0 < dwell < np.inf:
         raise DataError(f'--dwell {dwell:g}: the mean duration of a rhythm in seconds must be positive')
-    p, usable_share = window_probabilities(model, windows_of(record, database, pre, seconds, step))
+    p, usable_share = window_probabilities(members, windows_of(record, database, pre, seconds, step))
     unusable = np.isnan(p[:, 0])
     if unusable.all():
         raise DataError(f'{record}: no lead carries a signal; check the recording')
@@ -353,7 +347,7 @@ def annotate(
     notes = [warning]*bool(warning) + _notes(lead_slots(header, database), usable_share, database, header)
     if config.get('simulated_patients'):
         people = config['simulated_patients']
-        notes.append(f'the network was trained on patients and, beside them, on {people} simulated ones')
+        notes.append(f'what answers was trained on patients and on {people} simulated people')
     return Annotated(file, segments, notes, header.seconds, time.perf_counter() - begin)
 
 def _places(run, record, out):

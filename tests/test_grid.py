@@ -9,14 +9,14 @@ import pytest
 
 from pediatric_ecg.cli import main
 from pediatric_ecg.core import DataError
-from pediatric_ecg.evaluate import conditions, scores
+from pediatric_ecg.evaluate import calibrate, conditions, scores
 from pediatric_ecg.evaluate.floors import FLOORS
 from pediatric_ecg.experiments import RECIPES, Protocol, experiment, grid
-from pediatric_ecg.experiments.cells import CellSettings, permuted, run_fold, temperature
+from pediatric_ecg.experiments.cells import CellSettings, permuted, run_fold
 from pediatric_ecg.experiments.grid import children, folder_name, folds_of, load_predictions, tabulate_results
 from pediatric_ecg.experiments.recipes import FLOOR_SETTINGS, Recipe, configure
 from pediatric_ecg.experiments.run import make_folds, scored_labels
-from pediatric_ecg.train import TrainConfig, fit
+from pediatric_ecg.train import TrainConfig, fit, predict
 from pediatric_ecg.windows import View, prepare
 
 TINY = {"widths": (16, 16), "heads": 2, "depth": 1}
@@ -182,7 +182,7 @@ def test_no_test_patient_is_read_before_the_final_evaluation(simstore, sampling)
     fold = make_folds(simstore.table, labels, Protocol(folds=2))[-1]
     store = Recorded(simstore)
     result = fit(store, fold, labels, replace(SMALL["config"], loss="ce", sampling=sampling), 0)
-    fitted = temperature(result.model, store, fold, labels)
+    fitted = calibrate(lambda rows: predict(result.model, store, rows), store.codes(labels), fold)
     read = np.unique(np.concatenate(store.reads))
     who = simstore.table.subject.to_numpy()
     assert fitted > 0 and len(read) and not set(who[read]) & set(who[fold.test])

@@ -16,12 +16,13 @@ from pediatric_ecg.annotate import annotate, choose_network
 from pediatric_ecg.core import DataError, PediatricECGError, digest, wfdb_quiet
 from pediatric_ecg.data import read_header
 from pediatric_ecg.experiments import pretrain
-from pediatric_ecg.experiments.pretrain import NETWORKS, only_leads, some_leads
+from pediatric_ecg.experiments.pretrain import NETWORKS
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 from pediatric_ecg.nn.pretrained import NEVER, halved, write_pretrained
 from pediatric_ecg.nn.rhythmnet import pretrained_folder, pretrained_names
 from pediatric_ecg.sim import stand_ins
 from pediatric_ecg.train import TrainConfig
+from pediatric_ecg.train.people import only_leads, some_leads
 
 MITDB_FOLDER = Path(__file__).resolve().parents[2] / "shared/mitdb"
 TINY = TrainConfig(loss="ce", epochs=1, per_group=2, model={"widths": [16, 16], "depth": 1})

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUICK', 'FEWEST_WINDOWS', 'AUDITED', 'PACKAGES', 'make_folds', 'scored_labels', 'final_fold', 'class_geometry',
-           'cohort_rows', 'metrics_of', 'cross_validate', 'ask_floors', 'folds_with_people', 'people_beside',
-           'train_store', 'run', 'evaluate_run']
+           'cohort_rows', 'metrics_of', 'cross_validate', 'ask_floors', 'network_of_people', 'members_of', 'apart',
+           'folds_with_people', 'people_beside', 'train_store', 'run', 'evaluate_run']
 
 # %% ../../nbs/experiments/02_run.ipynb #c003-9cebef
 import hashlib
@@ -23,30 +23,35 @@ import torch
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from ..core import DataError, git_revision, versions
+from ..core import DataError, git_revision, read_json, versions
 from ..data.databases import get_database
+from ..evaluate.calibration import calibrate
 from ..evaluate.floors import WindowFeatures, against_floors, floor_answers
+from ..evaluate.pool import FOREST, MEMBERS, SIMULATED, Members
 from ..evaluate.scores import FIGURES, summarise
-from .cells import run_fold, temperature
+from .cells import fit_members, run_fold
 from pediatric_ecg.experiments.run_folder import (
     SPLITS, CohortRow, DatabaseNames, Manifest, Protocol, RunFolder, WindowCounts, example_windows,
     read_history, unfinished_run)
+from ..nn.rhythmnet import RhythmNet
 from ..splits.audit import audit
 from ..splits.folds import folds_hash, save_folds, with_simulated
 from ..splits.split import evaluable, patient_folds, random_folds
 from ..surroundings import import_matplotlib, undisturbed
 from ..train.config import TrainConfig
 from ..train.resident import tensors
-from ..train.loop import FitResult, fit
+from ..train.loop import FitResult, predict
+from ..train.people import fit_on_people, people_config
 from ..train.sampling import count_terms
 from ..windows.flow import flow_of
 from ..windows.people import check_number, with_people
 from ..windows.prepare import prepare
-from ..windows.store import WindowStore
+from ..windows.store import Windows, WindowStore
+from ..windows.views import Beside
 
 # %% ../../nbs/experiments/02_run.ipynb #c006-308a05
 QUICK = {
-    'config': {'epochs': 5, 'per_group': 12, 'batch_size': 16},
+    'config': {'epochs': 5, 'per_group': 12, 'batch_size': 16, 'pretrain_epochs': 2},
     'protocol': {'folds': 2, 'draws': 200},
 }
 
@@ -194,13 +199,14 @@ def cross_validate(
     protocol:Protocol, # Its seed
     n_jobs:int=-1, # Folds at once; -1: one per core
     progress:bool=False, # Show a bar
+    members:Members|None=None, # Who is asked beside the network of each fold
 )->pd.DataFrame: # Predictions of the test windows of all folds
     "Trains and predicts all folds, side by side; finished ones are read from `work`."
     jobs = []
     windows = store.path if isinstance(store, WindowStore) else store
     for fold in folds:
         seed = protocol.seed + fold.repeat
-        jobs.append(joblib.delayed(run_fold)(windows, fold, labels, config, seed, work/'folds'))
+        jobs.append(joblib.delayed(run_fold)(windows, fold, labels, config, seed, work/'folds', members=members))
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)
     tables = tqdm(parallel(jobs), total=len(jobs), desc='folds', disable=not progress, leave=False)
     return pd.concat(tables, ignore_index=True)
@@ -210,16 +216,71 @@ def ask_floors(
     store:WindowStore, # Of the windows
     labels:list, # Rhythms that take part
     folds:list, # As `make_folds` gives
+    features:WindowFeatures, # Of the rows of all folds
     n_jobs:int=-1, # Folds at once; -1: one per core
     progress:bool=False, # Show a bar
 )->pd.DataFrame: # Their answers for the test windows of all folds
     "What the floors of a run call the test windows of all folds."
-    rows = np.concatenate([side for fold in folds for side in (fold.train, fold.test)])
-    features = WindowFeatures.of(store, rows)
     jobs = [joblib.delayed(floor_answers)(store, fold, labels, features) for fold in folds]
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)
     tables = tqdm(parallel(jobs), total=len(jobs), desc='floors', disable=not progress, leave=False)
     return pd.concat(tables, ignore_index=True)
+
+# %% ../../nbs/experiments/02_run.ipynb #members-code
+def network_of_people(
+    work:Path, # Folder of the unfinished run; the network is kept in it
+    people:Windows, # Simulated people alone
+    labels:list, # Rhythms that take part
+    config:TrainConfig, # Of the run
+    seed:int, # Of weights and order
+    progress:bool=False, # Show a bar
+)->tuple: # The network and its classes; (None, ()) where there is too little to learn
+    "The network that is trained on simulated people, or the one that an interrupted run left."
+    held = people.table[people.table['label'].isin(labels)]
+    known = [label for label in labels if (held['label'] == label).any()]
+    if len(known) < 2 or held['subject'].nunique() < 8:
+        return None, ()
+    folder, checkpoint = work/SIMULATED, work/'folds'/'people.checkpoint'
+    if not (folder/'config.json').exists():
+        result, _ = fit_on_people(people, known, people_config(config), seed, progress, checkpoint)
+        result.model.save(folder, {'classes': known})
+    return RhythmNet.load(folder), tuple(known)
+
+def members_of(
+    work:Path, # Folder of the unfinished run
+    store:WindowStore, # Of the patients
+    training:Windows, # The store, or simulated people beside it
+    labels:list, # Rhythms that take part
+    config:TrainConfig, # Of the run
+    seed:int, # Of weights and order
+    progress:bool=False, # Show a bar
+)->Members:
+    "Who is asked beside the network of each fold."
+    taking_part = np.flatnonzero(training.table['label'].isin(labels))
+    features = WindowFeatures.of(training, taking_part)
+    if not isinstance(training, Beside):
+        return Members(features)
+    network, known = network_of_people(work, training.people, labels, config, seed, progress)
+    if network is None:
+        return Members(features)
+    opinion = np.zeros((len(store.table), len(known)), np.float32)
+    rows = taking_part[taking_part < len(store.table)]
+    opinion[rows] = predict(network, store, rows)
+    return Members(features, opinion, known)
+
+def apart(
+    predictions:pd.DataFrame, # With a column by_MEMBER for each member
+    floors:pd.DataFrame, # Answers of the floors for the same windows
+)->tuple[pd.DataFrame, pd.DataFrame]: # Predictions of the pool; answers of floors and of members alone
+    "What each member says alone stands with the floors: the pool is compared with both."
+    keys = ['split', 'repeat', 'window']
+    alone = {name: f'by_{name}' for name in MEMBERS if f'by_{name}' in predictions}
+    if 'simulated' not in alone:
+        alone.pop('forest', None) # then it is the forest of the floors
+    of_members = predictions[[*keys, *alone.values()]].rename(columns={
+        column: 'forest_simulated' if name == 'forest' else name for name, column in alone.items()})
+    bare = predictions.drop(columns=[column for column in predictions if column.startswith('by_')])
+    return bare, floors.merge(of_members, on=keys, how='left', validate='one_to_one')
 
 # %% ../../nbs/experiments/02_run.ipynb #c026-a58a89
 AUDITED = (
@@ -270,14 +331,16 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress, simulate
     training, about = with_people(store, labels, simulated, people_folder, protocol.seed, n_jobs, progress)
     save_folds(work/'folds.json', folds, store.table, about and about.to_dict())
     training_folds = folds if about is None else folds_with_people(folds, training.table)
-    predictions = cross_validate(training, labels, training_folds, work, config, protocol, n_jobs, progress)
-    floors = ask_floors(store, labels, folds, n_jobs, progress)
+    members = members_of(work, store, training, labels, config, protocol.seed, progress)
+    predictions = cross_validate(
+        training, labels, training_folds, work, config, protocol, n_jobs, progress, members)
+    floors = ask_floors(store, labels, folds, members.features, n_jobs, progress)
+    predictions, floors = apart(predictions, floors)
 
-    final = final_fold(training_folds[-1])
     checkpoint = work/'folds'/'final.checkpoint'
-    result = fit(training, final, labels, config, protocol.seed, progress, checkpoint=checkpoint)
-    final = replace(final, fitted=dict(result.fitted))
-    final_temperature = temperature(result.model, training, final, labels)
+    result, answer, final = fit_members(
+        training, final_fold(training_folds[-1]), labels, config, protocol.seed, members, progress, checkpoint)
+    final_temperature = calibrate(answer, training.codes(labels), final)
     audit(training.table, [final], allow=() if final.split == 'patient' else ('subject',))
 
     run_folder = RunFolder(work)
@@ -291,10 +354,15 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress, simulate
         similarity=class_geometry(result, training, final, labels),
         examples=example_windows(store, honest if len(honest) else predictions, labels))
     manifest = _manifest(store, labels, folds, config, protocol, quick, time.perf_counter() - start, about)
+    for file in sorted((work/'folds').glob('*.pool.json')):
+        manifest.pool[file.name.removesuffix('.pool.json')] = read_json(file, dict, 'remove it and repeat the run')
+    manifest.pool['final'] = answer.weights
+    if answer.forest is not None:
+        answer.forest.save(work/FOREST)
     result.model.save(work, {
         'preprocess': manifest.preprocess, 'modalities': manifest.modalities, 'train': asdict(config),
         'classes': labels, 'seconds': store.seconds, 'fs': store.fs,
-        'temperature': round(final_temperature, 4),
+        'temperature': round(final_temperature, 4), 'pool': answer.weights,
         **({'simulated_patients': about.patients} if about else {}),
         'database': json.loads(store.database.to_json())})
     run_folder.write(manifest=manifest)

@@ -165,6 +165,7 @@ class Manifest:
     flow: dict = field(default_factory=dict) # Records and segments on their way to windows; {}: not recorded
     subject_notes: list = field(default_factory=list) # Who is counted as a patient, where no rule or table says so
     beside: SimulatedPeople|None = None # Simulated people who were trained on beside the patients; None: nobody
+    pool: dict[str, dict[str, float]] = field(default_factory=dict) # Fold, or 'final' → member → weight
 
     @classmethod
     def from_dict(cls,
@@ -272,7 +273,8 @@ def _array(content):
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #m05-csv
-TEXT_COLUMNS = ('record', 'subject', 'truth', 'prediction', 'fold', 'condition')
+TEXT_COLUMNS = (
+    'record', 'subject', 'truth', 'prediction', 'fold', 'condition', 'by_network', 'by_forest', 'by_simulated')
 
 def read_predictions(
     file:str|Path, # `predictions.csv` of a run, or the file of one fold

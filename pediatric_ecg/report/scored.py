@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..evaluate.calibration import (
     calibration_intervals, calibration_scores, probabilities, selective, temper)
-from ..evaluate.floors import RUN_FLOORS
+from ..evaluate.floors import ALONE, RUN_FLOORS
 from ..evaluate.plots import share_right_per_patient
 from ..evaluate.scores import METRICS
 from ..experiments.run_folder import RunFolder
@@ -30,7 +30,7 @@ class FloorFigures:
     @property
     def title(self)->str: # 'random forest'
         "What a reader calls it."
-        return RUN_FLOORS.get(self.name, self.name)
+        return (RUN_FLOORS | ALONE).get(self.name, self.name)
 
     def in_words(self,
         key:str, # Of a figure: 'top1', 'macro_f1'
@@ -92,6 +92,16 @@ class SplitFigures:
     @property
     def floors(self)->list: # Of FloorFigures; [] where none was asked
         "The floors that were asked for the same windows."
+        return [figures for figures in self._others if figures.name not in ALONE]
+
+    @property
+    def members(self)->list: # Of FloorFigures; [] where the network decides alone
+        "What the members of the run would have answered alone."
+        return [figures for figures in self._others if figures.name in ALONE]
+
+    @property
+    def _others(self):
+        "All that answered for the same windows."
         return [FloorFigures(name, metrics) for name, metrics in self.metrics.get('floors', {}).items()]
 
     def in_words(self,

@@ -78,12 +78,17 @@ class TrainConfig:
     ema: float = 0.98             # decay of the averaged weights that are evaluated; 0 turns it off
     per_group: int = 40           # windows drawn per epoch from each patient and rhythm
     sampling: str = 'patient'     # or 'class': as many windows, but each class equally often
-    simulated_share: float = 0.5  # of an epoch's windows, where simulated people stand beside the patients
+    simulated_share: float = 0.0  # of an epoch's windows, where simulated people stand beside the patients
     prior: str = 'real'           # a name in PRIORS: whose class frequencies are put back, and when
     start: str = 'scratch'        # or 'simulated': first trained on the simulated people alone
-    pretrain_epochs: int = 5      # with start='simulated': passes over them
+    pretrain_epochs: int = 8      # passes over simulated people, of their own network and with start='simulated'
     precision: str = '32-true'    # Fabric's names: '32-true', 'bf16-mixed'
     accelerator: str = 'auto'     # 'cpu', 'cuda', 'auto'
+
+    @property
+    def is_beside(self)->bool:
+        "Whether the network of the patients is trained on simulated people as well."
+        return self.simulated_share > 0 or self.start == 'simulated'
 
     def __post_init__(self):
         _check_kinds(self)
