@@ -26,8 +26,8 @@ from tqdm import tqdm
 from ..core import DataError, git_revision, read_json, versions
 from ..data.databases import get_database
 from ..evaluate.calibration import calibrate
-from ..evaluate.floors import WindowFeatures, against_floors, floor_answers
-from ..evaluate.pool import FOREST, MEMBERS, SIMULATED, Members
+from ..evaluate.floors import ALONE, WindowFeatures, against_floors, floor_answers
+from ..evaluate.pool import SIMULATED, Members, forest_file
 from ..evaluate.scores import FIGURES, summarise
 from .cells import fit_members, run_fold
 from pediatric_ecg.experiments.run_folder import (
@@ -269,16 +269,13 @@ def members_of(
     return Members(features, opinion, known)
 
 def apart(
-    predictions:pd.DataFrame, # With a column by_MEMBER for each member
+    predictions:pd.DataFrame, # With a column by_MEMBER for each member; that of patients' forest is a floor already
     floors:pd.DataFrame, # Answers of the floors for the same windows
 )->tuple[pd.DataFrame, pd.DataFrame]: # Predictions of the pool; answers of floors and of members alone
     "What each member says alone stands with the floors: the pool is compared with both."
     keys = ['split', 'repeat', 'window']
-    alone = {name: f'by_{name}' for name in MEMBERS if f'by_{name}' in predictions}
-    if 'simulated' not in alone:
-        alone.pop('forest', None) # then it is the forest of the floors
-    of_members = predictions[[*keys, *alone.values()]].rename(columns={
-        column: 'forest_simulated' if name == 'forest' else name for name, column in alone.items()})
+    alone = {f'by_{name}': name for name in ALONE if f'by_{name}' in predictions}
+    of_members = predictions[[*keys, *alone]].rename(columns=alone)
     bare = predictions.drop(columns=[column for column in predictions if column.startswith('by_')])
     return bare, floors.merge(of_members, on=keys, how='left', validate='one_to_one')
 
@@ -357,8 +354,8 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress, simulate
     for file in sorted((work/'folds').glob('*.pool.json')):
         manifest.pool[file.name.removesuffix('.pool.json')] = read_json(file, dict, 'remove it and repeat the run')
     manifest.pool['final'] = answer.weights
-    if answer.forest is not None:
-        answer.forest.save(work/FOREST)
+    for name, forest in answer.forests.items():
+        forest.save(forest_file(work, name))
     result.model.save(work, {
         'preprocess': manifest.preprocess, 'modalities': manifest.modalities, 'train': asdict(config),
         'classes': labels, 'seconds': store.seconds, 'fs': store.fs,

@@ -274,7 +274,8 @@ def _array(content):
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #m05-csv
 TEXT_COLUMNS = (
-    'record', 'subject', 'truth', 'prediction', 'fold', 'condition', 'by_network', 'by_forest', 'by_simulated')
+    'record', 'subject', 'truth', 'prediction', 'fold', 'condition', 'by_network', 'by_forest',
+    'by_forest_simulated', 'by_simulated')
 
 def read_predictions(
     file:str|Path, # `predictions.csv` of a run, or the file of one fold
