@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pediatric_ecg.nn import Encoder, RhythmNet, RhythmNetConfig
 from pediatric_ecg.nn.encoders import LeadScale, receptive_field
 from pediatric_ecg.nn.fusion import FUSIONS
+from pediatric_ecg.nn.periodicity import activity, autocorrelation, bin_lags, in_bins, log_lags
 from pediatric_ecg.nn.transformer import POSITIONS
 
 LEADS = {'ecg': 12, 'iegm': 7}
@@ -372,6 +373,7 @@ def test_shapes_in_signatures_are_true():
         from jaxtyping import TypeCheckError
         from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
         from pediatric_ecg.nn.fusion import FUSIONS
+from pediatric_ecg.nn.periodicity import activity, autocorrelation, bin_lags, in_bins, log_lags
         x = {'ecg': torch.randn(2, 12, 300), 'iegm': torch.randn(2, 7, 300)}
         present = {name: torch.ones(values.shape[:2], dtype=torch.bool) for name, values in x.items()}
         for fusion in FUSIONS:
@@ -391,3 +393,18 @@ def test_shapes_in_signatures_are_true():
     ''').split()
     assert printed.count('checked') >= 6
     assert printed.count('refused') >= 2
+
+
+@pytest.mark.parametrize('peak', [1, 2, 3])
+def test_height_of_a_peak_does_not_depend_on_the_rate_by_chance(peak):
+    "A regular rhythm of 71 to 100 beats per minute: what the bins see of the peak is its top, about 1."
+    fs, times = 250, np.arange(1250)/250
+    lags = log_lags(fs, 5.)
+    points, seen = bin_lags(lags), []
+    for interval in np.arange(.6, .851, .005):
+        since = times[:, None] - np.arange(.3, 5, interval)
+        lead = (since*np.exp(-(since/.012)**2)).sum(1)
+        curve = autocorrelation(activity(torch.tensor(lead, dtype=torch.float32)[None, None], fs))[0]
+        nearest = (lags - fs*peak*interval).abs().argsort()[:2]
+        seen.append(in_bins(curve, points)[nearest].max().item())
+    assert min(seen) > .93 and max(seen) < 1.06
