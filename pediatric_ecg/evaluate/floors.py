@@ -446,11 +446,11 @@ RUN_FLOORS = {
     'forest': 'random forest',
     'boosting': 'gradient boosting',
 }
-# the members of a run, each alone
+# the members of a run, each alone; the forest of patients is a floor already
 ALONE = {
-    'network': 'network alone',
-    'simulated': 'network of simulated people alone',
-    'forest_simulated': 'random forest with simulated people',
+    'network': 'network',
+    'simulated': 'network of simulated people',
+    'forest_simulated': 'forest with simulated people',
 }
 
 def floor_answers(
@@ -472,13 +472,13 @@ def floor_answers(
     return answers
 
 def against_floors(
-    predictions:pd.DataFrame, # of a network, one split: repeat, window, subject, truth, prediction
+    predictions:pd.DataFrame, # of a run, one split: repeat, window, subject, truth, prediction
     answers:pd.DataFrame,     # as `floor_answers`, of the same windows
     classes:list,             # labels in the macro
     draws:int=2000,           # bootstrap draws over patients
     seed:int=0,               # same seed, same intervals
-)->dict: # floor → its figures, 'ci95', and 'difference': figure → difference (network − floor), ci95, p
-    "The figures of each floor, and how far the network is ahead. Raises DataError where the windows differ."
+)->dict: # floor → its figures, 'ci95', and 'difference': figure → difference (run − floor), ci95, p
+    "The figures of each floor, and how far the run is ahead. Raises DataError where the windows differ."
     keys = ['repeat', 'window']
     lacking = [name for name in keys if name not in predictions or name not in answers]
     if lacking:

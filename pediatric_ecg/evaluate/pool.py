@@ -162,7 +162,7 @@ class Forest:
         file_size(file, remedy)
         try:
             forest = cls(**load_file(file))
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, MemoryError) as error:
             raise DataError(f'{file} is no forest ({" ".join(str(error).split())[:150]}); {remedy}') from None
         forest._check(file, classes, remedy)
         return forest
@@ -172,7 +172,7 @@ class Forest:
         nodes = len(self.leaf) if self.leaf.ndim == 2 else -1
         shapes = {'below': (nodes, 2), 'feature': (nodes,), 'threshold': (nodes,), 'absent': (nodes,),
                   'leaf': (nodes, classes), 'roots': (self.roots.size,), 'columns': (self.columns.size,)}
-        if not self.roots.size or any(getattr(self, name).shape != shape for name, shape in shapes.items()):
+        if not self.roots.size or not nodes or any(getattr(self, name).shape != shape for name, shape in shapes.items()):
             raise DataError(f'{file}: the tables of the forest do not fit {classes} classes; {remedy}')
         own = np.arange(nodes)[:, None]
         is_leaf = (self.below == own).all(1)
@@ -182,12 +182,15 @@ class Forest:
                 or self.roots.min() < 0 or self.roots.max() >= nodes or self.columns.min() < 0):
             raise DataError(f'{file}: a node of the forest leads nowhere; {remedy}')
         # an infinite threshold parts what is missing from what is there
-        if not np.isfinite(self.leaf).all() or np.isnan(self.threshold[~is_leaf]).any():
-            raise DataError(f'{file}: a number of the forest is not finite; {remedy}')
+        if np.isnan(self.threshold[~is_leaf]).any():
+            raise DataError(f'{file}: a threshold of the forest is no number; {remedy}')
+        frequencies = self.leaf[is_leaf]
+        if not (frequencies >= 0).all() or not np.allclose(frequencies.sum(1), 1, atol=1e-3):
+            raise DataError(f'{file}: a leaf of the forest holds no frequencies; {remedy}')
 
 # %% ../../nbs/evaluate/05_pool.ipynb #pool-fold2
 MEMBERS = { # what a reader calls them
-    'network': 'the network alone',
+    'network': 'the network',
     'forest': 'the random forest',
     'forest_simulated': 'the random forest that was fitted on simulated people as well',
     'simulated': 'the network that saw only simulated people',
@@ -272,7 +275,7 @@ class Ensemble:
         folder:str|Path, # Of a run, or of a network that ships
     )->'Ensemble':
         "Read all members that count. DataError names the file that is missing or damaged."
-        folder, remedy = Path(folder), 'copy the file from the run again'
+        folder, remedy = Path(folder), _REMEDY
         network = RhythmNet.load(folder)
         config = read_json(folder/'config.json', dict, remedy)
         classes = config.get('classes')
@@ -288,15 +291,9 @@ class Ensemble:
         if not sum(weights.values()) > 0:
             raise DataError(f'{folder}/config.json: pool: no member counts; {remedy}')
         weights = {name: weights[name] for name in MEMBERS if name in weights}
-        parts = {}
-        parts['forests'] = {name: Forest.load(forest_file(folder, name), len(classes))
-                            for name in FORESTS if weights.get(name)}
-        if weights.get('simulated'):
-            parts['simulated'] = RhythmNet.load(folder/SIMULATED)
-            parts['known'] = tuple(read_json(folder/SIMULATED/'config.json', dict, remedy).get('classes', ()))
-            if len(parts['known']) != parts['simulated'].config.n_classes or not {*parts['known']} <= {*classes}:
-                raise DataError(f'{folder/SIMULATED}/config.json: names other classes than its network or the run; {remedy}')
-        return cls(network, weights, classes, network.config.fs, **parts)
+        forests = {name: _forest_of(folder, name, network, len(classes)) for name in FORESTS if weights.get(name)}
+        simulated, known = _simulated_of(folder, network, classes) if weights.get('simulated') else (None, ())
+        return cls(network, weights, classes, network.config.fs, forests, simulated, known)
 
     @torch.inference_mode()
     def __call__(self,
@@ -318,6 +315,29 @@ class Ensemble:
             opinions['simulated'] = completed(
                 _probabilities(self.simulated, tensors), list(self.known), self.classes, own)
         return pool(np.array([*opinions.values()]), [self.weights[name] for name in opinions])
+
+_REMEDY = 'copy the file from the run again'
+
+def _forest_of(folder, name, network, classes):
+    "A forest of a run. DataError where it asks for features that the leads of the run do not give."
+    file = forest_file(folder, name)
+    forest = Forest.load(file, classes)
+    width = sum(33 + 42*leads for leads in network.config.leads.values()) # as `window_features`
+    if forest.columns.max() >= width:
+        raise DataError(f'{file}: the forest asks for leads that the run does not have; {_REMEDY}')
+    return forest
+
+def _simulated_of(folder, network, classes):
+    "The network of simulated people of a run, and its classes. DataError where it does not fit the run."
+    simulated, file = RhythmNet.load(folder/SIMULATED), folder/SIMULATED/'config.json'
+    known = read_json(file, dict, _REMEDY).get('classes')
+    if not isinstance(known, list) or len(known) != simulated.config.n_classes or any(
+            label not in classes for label in known) or len({*known}) < len(known):
+        raise DataError(f'{file}: names other classes than its network or the run; {_REMEDY}')
+    for name in ('leads', 'fs', 'seconds'):
+        if getattr(simulated.config, name) != getattr(network.config, name):
+            raise DataError(f'{file}: {name} are others than those of the run; {_REMEDY}')
+    return simulated, tuple(known)
 
 def _probabilities(network, tensors):
     "Of a network, for windows and masks as tensors."

@@ -392,7 +392,7 @@ def train_store(
     quick:bool=False, # The smallest that passes through every stage, where config or protocol is not given
     progress:bool=True, # Show bars
     finish:Callable|None=None, # Called with the folder before it gets its name
-    simulated:int=0, # Simulated people who are trained on beside the patients; kept in `OUT.simulated`
+    simulated:int=0, # Simulated people to train further members on; kept in `OUT.simulated`
 )->Path: # The run folder
     """Cross-validates on random windows and patient-wise, and trains the network that is kept.
 
@@ -427,7 +427,7 @@ def run(
     n_jobs:int=-1, # Processes at once; -1: one per core
     progress:bool=True, # Show bars
     finish:Callable|None=None, # Called with the folder before it gets its name
-    simulated:int=0, # Simulated people who are trained on beside the patients; kept in `OUT.simulated`
+    simulated:int=0, # Simulated people to train further members on; kept in `OUT.simulated`
 )->Path: # The run folder
     """Records in, run folder out: prepare, train, evaluate. Continues an interrupted run.
 
