@@ -21,10 +21,10 @@ $(STAMP): constraints.txt settings.ini setup.py
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $(STAMP)
 
-demo: $(STAMP) ## Simulate a small database, train and evaluate on it, and say where the report is
+demo: $(STAMP) ## Simulate a small database, train and evaluate on it beside other simulated people, and say where the report is
 	rm -rf $(DEMO)
 	$(BIN)/pediatric-ecg simulate $(DEMO)/database --patients 12 --seconds 180 --seed 1
-	$(BIN)/pediatric-ecg run $(DEMO)/database --out $(DEMO)/run
+	$(BIN)/pediatric-ecg run $(DEMO)/database --out $(DEMO)/run --simulated 120
 	@echo "Open $(CURDIR)/$(DEMO)/run/report.html in a browser."
 
 test: $(STAMP) check-sync test-notebooks test-suite ## Check that notebooks and package agree, then run the notebooks' inline tests and the test suite

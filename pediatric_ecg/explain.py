@@ -20,6 +20,7 @@ from torch import nn
 
 from .core import PediatricECGError
 from .evaluate.plots import MODALITIES, drawing
+from .evaluate.pool import MEMBERS, Ensemble
 from .nn.rhythmnet import RhythmNet
 from .surroundings import undisturbed
 
@@ -52,6 +53,7 @@ class Explanation:
     contrast:float # Log-odds, of the window
     baseline:float # Log-odds, of flat lines
     gap:float # Completeness: sum of shares − (contrast − baseline)
+    others:tuple=() # Sentences on the other members of a run, which are not explained
 
     def by_lead(self)->dict: # Modality → (leads,)
         "The share of each lead."
@@ -60,7 +62,7 @@ class Explanation:
 # %% ../nbs/use/01_explain.ipynb #c015-s1-108cea
 @undisturbed()
 def explain(
-    model:RhythmNet, # Trained
+    model:RhythmNet|Ensemble, # Trained; of the members of a run, the network is explained
     x:dict, # Modality → (leads, T), mV, one window
     present:dict|None=None, # Modality → (leads,) bool; default: all there
     target:int|None=None, # Class to explain; the answer if left out
@@ -71,11 +73,13 @@ def explain(
 
     Raises PediatricECGError for an unknown class."""
     signals, masks = _batch_of_one(x, present or {})
+    ensemble, model = (model, model.network) if isinstance(model, Ensemble) else (None, model)
     model = copy.deepcopy(model).eval() # in training mode, running means would move
     names, inner = list(model.config.modalities), after_scale(model)
     with torch.no_grad():
         logits = model(signals, masks).logits[0]
         scaled, scaled_masks = (tuple(tensors) for tensors in model.inputs(signals, masks))
+    others = _other_members(ensemble, signals, masks, int(logits.argmax()))
     target, against = _classes(logits, target, against)
 
     def contrast(*points):
@@ -96,7 +100,7 @@ def explain(
         cross={name: attention[0].mean(0).numpy() for name, attention in maps['cross'].items()},
         seconds=maps['seconds'].numpy(),
         target=target, against=against, contrast=whole, baseline=baseline,
-        gap=float(sum(share.sum() for share in shares)) - (whole - baseline))
+        gap=float(sum(share.sum() for share in shares)) - (whole - baseline), others=others)
 
 def _batch_of_one(x, present):
     "Signals and masks of one window as the network takes them; a modality not in `present` is all there."
@@ -107,6 +111,18 @@ def _batch_of_one(x, present):
     for name, there in present.items():
         masks[name] = torch.as_tensor(np.asarray(there), dtype=torch.bool)[None]
     return signals, masks
+
+def _other_members(ensemble, signals, masks, answer):
+    "What is not explained: who else answers in the run, and whether all together give another answer than the network."
+    if ensemble is None or not any(weight for name, weight in ensemble.weights.items() if name != 'network'):
+        return ()
+    words = [f'{MEMBERS[name]} {weight:.2f}' for name, weight in ensemble.weights.items() if weight and name != 'network']
+    sentences = [f'Only the network is explained; its weight is {ensemble.weights["network"]:.2f}, beside {", ".join(words)}.']
+    windows_and_masks = ({name: tensor.numpy() for name, tensor in part.items()} for part in (signals, masks))
+    pooled = int(ensemble(*windows_and_masks)[0].argmax())
+    if pooled != answer:
+        sentences.append(f'The network says {ensemble.classes[answer]}, all members together {ensemble.classes[pooled]}.')
+    return tuple(sentences)
 
 def _classes(logits, target, against):
     "The class explained and the one it is contrasted with."
@@ -165,7 +181,7 @@ def draw(
     largest = max(max(np.percentile(np.abs(share), 99.8) for share in smoothed.values()), 1e-9)
     norm = TwoSlopeNorm(0, -largest, largest)
     sizes = [len(signal) for signal in e.signals.values()]
-    height = sum(max(.3*size, .8) for size in sizes) + .9
+    height = sum(max(.3*size, .8) for size in sizes) + .9 + .18*len(e.others)
     fig = Figure(figsize=(7.5, height), layout='constrained', facecolor='white')
     axes = fig.subplots(
         len(sizes), 2, squeeze=False, sharex='col',
@@ -183,7 +199,8 @@ def draw(
     axes[-1, 0].set_xlabel('seconds')
     axes[-1, 1].set_xlabel('log-odds')
     question = f'Why {classes[e.target]} and not {classes[e.against]}'
-    fig.suptitle(f'{question} (log-odds {e.contrast:.1f}): red for, blue against', fontsize=10)
+    lines = [f'{question} (log-odds {e.contrast:.1f}): red for, blue against', *e.others]
+    fig.suptitle('\n'.join(lines), fontsize=10 if len(lines) == 1 else 8)
     return fig
 
 def _smoothed(share, fs):

@@ -832,10 +832,28 @@ def _template(kind):
                 "train": {},
                 "modalities": {},
             }
+            extra["pool"] = dict.fromkeys(("network", "forest", "simulated"), 0.5)
             model.save(folder / "out", extra)
+            model.save(folder / "out" / "simulated", {"classes": ["N", "AFIB"]})
+            _small_forest().save(folder / "out" / "forest.safetensors")
             toy.database(folder / "out" / "db", patients=1)
         files = [path for path in sorted((folder / "out").rglob("*")) if path.is_file()]
         return {path.relative_to(folder / "out").as_posix(): path.read_bytes() for path in files}
+
+
+def _small_forest():
+    "One tree with two leaves, for two classes."
+    from pediatric_ecg.evaluate.pool import Forest
+
+    return Forest(
+        roots=np.zeros(1, np.int32),
+        below=np.array([[1, 2], [1, 1], [2, 2]], np.int32),
+        feature=np.zeros(3, np.int32),
+        threshold=np.array([0.5, 0.0, 0.0]),
+        absent=np.zeros(3, np.int8),
+        leaf=np.float32([[0, 0], [1, 0], [0, 1]]),
+        columns=np.array([3], np.int32),
+    )
 
 
 @st.composite
@@ -895,11 +913,11 @@ def open_run(room):
 
 
 def load_network(room):
-    "A network is loaded, and names the rhythms of a record where it can."
+    "A network is loaded with the other members of its run, and they name the rhythms of a record where they can."
     from pediatric_ecg.annotate import annotate
-    from pediatric_ecg.nn import RhythmNet
+    from pediatric_ecg.evaluate.pool import Ensemble
 
-    RhythmNet.load(room)
+    Ensemble.load(room)
     if (room / "config.json").stat().st_size % 4 == 0:
         annotate(room, room / "db" / "p1", room / "out")
 
@@ -1046,7 +1064,7 @@ TARGETS = {
         "partial",
     ),
     "networks": Target(
-        st.deferred(lambda: damaged("network", "config.json|model.*")), load_network, 1, "network"
+        st.deferred(lambda: damaged("network", "config.json|model.*|forest.*|simulated/.*")), load_network, 1, "network"
     ),
     "edf": Target(st.deferred(edf_files), read_edf, 1),
     "folders": Target(folders(), check_and_prepare, 1),

@@ -145,7 +145,7 @@ def test_a_run_says_so_everywhere(store, population, tmp_path, capsys):
     if frozen is not None:
         assert frozen["simulated"]["digest"] == about.digest
         assert len(load_folds(out / "folds.json", store.table)) == 4
-    assert "5 simulated patients" in printed and "never validated or tested on" in printed
+    assert "5 simulated patients" in printed and "no figure counts them" in printed
     title = re.search("<h1>(.*?)</h1>", (out / "report.html").read_text(), re.S)[1]
     assert re.search(r"trained on \d+ of its own and 5 simulated patients", title)
     card = (out / "model_card.md").read_text()

@@ -14,6 +14,7 @@ from made_up_run import made_up_run
 from watchdog import ends
 
 from pediatric_ecg.core import DataError
+from pediatric_ecg.evaluate.pool import Ensemble, Forest
 from pediatric_ecg.experiments import RunFolder
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 from pediatric_ecg.splits import Fold
@@ -66,6 +67,32 @@ def whole_network(folder):
     return folder
 
 
+def small_forest():
+    "One tree with two leaves, for two classes."
+    return Forest(
+        roots=np.zeros(1, np.int32), below=np.array([[1, 2], [1, 1], [2, 2]], np.int32), feature=np.zeros(3, np.int32),
+        threshold=np.array([0.5, 0.0, 0.0]), absent=np.zeros(3, np.int8), leaf=np.float32([[0, 0], [1, 0], [0, 1]]),
+        columns=np.array([3], np.int32))
+
+
+def whole_members(folder):
+    "A small network with the other members of a run."
+    config = RhythmNetConfig({"ecg": 2}, 2, seconds=1.0, widths=(8, 8), depth=1, heads=1, embedding=4)
+    weights = dict.fromkeys(("network", "forest", "forest_simulated", "simulated"), 0.5)
+    RhythmNet(config).save(folder, {"classes": ["N", "AF"], "pool": weights})
+    RhythmNet(config).save(folder / "simulated", {"classes": ["AF", "N"]})
+    for name in ("forest", "forest_simulated"):
+        small_forest().save(folder / f"{name}.safetensors")
+    return folder
+
+
+def read_members(folder):
+    "All members answer."
+    members = Ensemble.load(folder)
+    answer = members({"ecg": np.ones((3, 2, 250), np.float32)}, {"ecg": np.ones((3, 2), bool)})
+    assert np.allclose(answer.sum(1), 1)
+
+
 def whole_checkpoint(folder):
     state = {"step": 3, "history": [], "best": [0, [0.5]], "rng": {}}
     weights = {"model": {"a": torch.zeros(2)}}
@@ -89,6 +116,7 @@ KINDS = {
     "store": (whole_store, read_store),
     "run": (made_up_run, read_run),
     "network": (whole_network, RhythmNet.load),
+    "members": (whole_members, read_members),
     "checkpoint": (whole_checkpoint, lambda folder: load_checkpoint(folder, {"seed": 0})),
     "folds": (whole_folds, lambda folder: load_folds(folder / "folds.json")),
 }
@@ -143,8 +171,9 @@ MAY_PASS = {"all but one", "one byte", "no names", "one name twice", "doubled"}
 def test_damaged_bytes(originals, tmp_path, kind, damage):
     read = KINDS[kind][1]
     for original in sorted(path for path in originals[kind].rglob("*") if path.is_file()):
-        folder = shutil.copytree(originals[kind], tmp_path / f"{kind}-{original.name}")
-        file = folder / original.relative_to(originals[kind])
+        place = original.relative_to(originals[kind])
+        folder = shutil.copytree(originals[kind], tmp_path / "-".join([kind, *place.parts]))
+        file = folder / place
         file.write_bytes(BYTES[damage](file.read_bytes()))
         refused = ends_well(read, folder, file)
         assert refused or damage in MAY_PASS, file.name
@@ -158,8 +187,9 @@ def test_something_else_in_its_place(originals, tmp_path, kind, instead):
 
     read = KINDS[kind][1]
     for original in sorted(path for path in originals[kind].rglob("*") if path.is_file()):
-        folder = shutil.copytree(originals[kind], tmp_path / f"{kind}-{original.name}")
-        file = folder / original.relative_to(originals[kind])
+        place = original.relative_to(originals[kind])
+        folder = shutil.copytree(originals[kind], tmp_path / "-".join([kind, *place.parts]))
+        file = folder / place
         file.unlink()
         if instead == "folder":
             file.mkdir()

@@ -27,7 +27,7 @@ from ..core import DataError, git_revision, read_json, versions
 from ..data.databases import get_database
 from ..evaluate.calibration import calibrate
 from ..evaluate.floors import ALONE, WindowFeatures, against_floors, floor_answers
-from ..evaluate.pool import SIMULATED, Members, forest_file
+from ..evaluate.pool import SIMULATED, Members, member_file
 from ..evaluate.scores import FIGURES, summarise
 from .cells import fit_members, run_fold
 from pediatric_ecg.experiments.run_folder import (
@@ -269,7 +269,7 @@ def members_of(
     return Members(features, opinion, known)
 
 def apart(
-    predictions:pd.DataFrame, # With a column by_MEMBER for each member; that of patients' forest is a floor already
+    predictions:pd.DataFrame, # With a column by_MEMBER for each member; some of them are floors already
     floors:pd.DataFrame, # Answers of the floors for the same windows
 )->tuple[pd.DataFrame, pd.DataFrame]: # Predictions of the pool; answers of floors and of members alone
     "What each member says alone stands with the floors: the pool is compared with both."
@@ -354,8 +354,8 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress, simulate
     for file in sorted((work/'folds').glob('*.pool.json')):
         manifest.pool[file.name.removesuffix('.pool.json')] = read_json(file, dict, 'remove it and repeat the run')
     manifest.pool['final'] = answer.weights
-    for name, forest in answer.forests.items():
-        forest.save(forest_file(work, name))
+    for name, model in answer.on_features.items():
+        model.save(member_file(work, name))
     result.model.save(work, {
         'preprocess': manifest.preprocess, 'modalities': manifest.modalities, 'train': asdict(config),
         'classes': labels, 'seconds': store.seconds, 'fs': store.fs,
@@ -392,7 +392,7 @@ def train_store(
     quick:bool=False, # The smallest that passes through every stage, where config or protocol is not given
     progress:bool=True, # Show bars
     finish:Callable|None=None, # Called with the folder before it gets its name
-    simulated:int=0, # Simulated people who are trained on beside the patients; kept in `OUT.simulated`
+    simulated:int=0, # Simulated people to train further members on; kept in `OUT.simulated`
 )->Path: # The run folder
     """Cross-validates on random windows and patient-wise, and trains the network that is kept.
 
@@ -427,7 +427,7 @@ def run(
     n_jobs:int=-1, # Processes at once; -1: one per core
     progress:bool=True, # Show bars
     finish:Callable|None=None, # Called with the folder before it gets its name
-    simulated:int=0, # Simulated people who are trained on beside the patients; kept in `OUT.simulated`
+    simulated:int=0, # Simulated people to train further members on; kept in `OUT.simulated`
 )->Path: # The run folder
     """Records in, run folder out: prepare, train, evaluate. Continues an interrupted run.
 

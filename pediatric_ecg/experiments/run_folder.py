@@ -164,7 +164,7 @@ class Manifest:
     folder: str|None = None # Of the records, where the run began with them
     flow: dict = field(default_factory=dict) # Records and segments on their way to windows; {}: not recorded
     subject_notes: list = field(default_factory=list) # Who is counted as a patient, where no rule or table says so
-    beside: SimulatedPeople|None = None # Simulated people who were trained on beside the patients; None: nobody
+    beside: SimulatedPeople|None = None # Simulated people who took part in training; None: nobody
     pool: dict[str, dict[str, float]] = field(default_factory=dict) # Fold, or 'final' → member → weight
 
     @classmethod
@@ -275,7 +275,7 @@ def _array(content):
 # %% ../../nbs/experiments/00_run_folder.ipynb #m05-csv
 TEXT_COLUMNS = (
     'record', 'subject', 'truth', 'prediction', 'fold', 'condition', 'by_network', 'by_forest',
-    'by_forest_simulated', 'by_simulated')
+    'by_regression', 'by_forest_simulated', 'by_regression_simulated', 'by_simulated')
 
 def read_predictions(
     file:str|Path, # `predictions.csv` of a run, or the file of one fold

@@ -23,8 +23,8 @@ from .render import counted, minus, percent
 # %% ../../nbs/report/01_scored.ipynb #s08-figures
 @dataclass(frozen=True)
 class FloorFigures:
-    "A floor that was asked for the same windows, and how far the network is ahead of it."
-    name: str # A key of RUN_FLOORS
+    "A floor, or a member alone, that was asked for the same windows, and how far the run is ahead of it."
+    name: str # A key of RUN_FLOORS or ALONE
     metrics: dict # Its entry of metrics.json
 
     @property
@@ -41,7 +41,7 @@ class FloorFigures:
     def ahead(self,
         key:str, # Of a figure
     )->float: # Fraction; negative where the floor is ahead
-        "Network − floor."
+        "Run − floor, or run − member."
         return self.metrics['difference'][key]['difference']
 
     def is_clear(self,
@@ -54,7 +54,7 @@ class FloorFigures:
     def ahead_in_words(self,
         key:str, # Of a figure
     )->str: # '+3.1 points (−0.4 to 6.2)'
-        "Network − floor with its interval."
+        "The same with its interval."
         difference = self.metrics['difference'][key]
         low, high = difference['ci95']
         interval = '' if low is None else minus(f' ({100*low:.1f} to {100*high:.1f})')
@@ -95,8 +95,8 @@ class SplitFigures:
         return [figures for figures in self._others if figures.name not in ALONE]
 
     @property
-    def members(self)->list: # Of FloorFigures; [] where the network decides alone
-        "What the members of the run would have answered alone."
+    def members(self)->list: # Of FloorFigures; [] where there is one member
+        "What members of the run would have answered alone; the forest of patients is among the floors."
         return [figures for figures in self._others if figures.name in ALONE]
 
     @property
@@ -151,7 +151,7 @@ def majority_floor(
 # %% ../../nbs/report/01_scored.ipynb #c007-b5ddb6
 @dataclass
 class Probabilities:
-    "What the network said of the scored windows of one split, and how far it came true."
+    "What the run said of the scored windows of one split, and how far it came true."
     variants: dict # 'as given' and, where one was fitted, 'with temperature' → (n, C) probabilities
     labels: np.ndarray # (n,) class numbers
     subjects: np.ndarray # (n,) patients
@@ -230,7 +230,7 @@ class ScoredSplit(SplitFigures):
 
     @cached_property
     def probabilities(self)->Probabilities|None:
-        "What the network said of the scored windows; None where no probabilities were kept."
+        "What the run said of the scored windows; None where no probabilities were kept."
         return Probabilities.of(self.scored, self.classes)
 
 class ScoredRun:

@@ -9,6 +9,7 @@ __all__ = ['tripod_words', 'tripod']
 import tomllib
 from importlib import resources
 
+from ..evaluate.pool import FORESTS, SIMULATED
 from .render import counted, in_words, percent
 from .scored import ScoredRun
 from .text import cohort_text, flow_of_run, made_how, results_summary, title
@@ -46,12 +47,16 @@ def _values_of_data(run, phrases, made):
 def _values_of_methods(run, phrases, made):
     "For items 12 to 19: analysis, class imbalance, open science."
     manifest, unknown, not_recorded = run.manifest, phrases['unknown'], phrases['not_recorded']
-    model = [f'{name.lower()}: {made[name]}' for name in ('Network', 'Training') if name in made]
+    model = [f'{name.lower()}: {made[name]}' for name in ('Members', 'Network', 'Training') if name in made]
+    kind = 'pool' if len(manifest.pool.get('final', ())) > 1 else 'network'
     is_updated = 'temperature' in run.predictions
     return {
         'splits': made.get('Splits', unknown),
         'preprocessing': made.get('Preprocessing', unknown),
         'model': '; '.join(model) or unknown,
+        'predictors': phrases[f'predictors_{kind}'],
+        'predicted': phrases[f'predicted_{kind}'],
+        'specification': phrases[f'specification_{kind}'].format(files=', '.join(_files(manifest.pool.get('final', {})))),
         'updating': phrases['updated' if is_updated else 'not_updated'],
         'updating_results': phrases['updating_results' if is_updated else 'no_updating_results'],
         'balance': _balance(run, phrases),
@@ -60,6 +65,11 @@ def _values_of_methods(run, phrases, made):
         'revision': manifest.git or not_recorded,
         'folds_hash': manifest.folds_hash or not_recorded,
         'seeds': in_words(manifest.seeds)}
+
+def _files(weights):
+    "The files of the members that a run keeps."
+    files = ['model.safetensors', *(f'{name}.safetensors' for name in FORESTS if name in weights)]
+    return [*files, f'{SIMULATED}/'] if SIMULATED in weights else files
 
 def _balance(run, phrases):
     "How unequal class counts were met."

@@ -48,7 +48,7 @@ def _confidence_words(scores):
     verdict = f'so it is too {"sure" if points > 0 else "modest"} by {abs(points):.0f} points'
     if abs(points) < 1:
         verdict = 'so on average the two agree'
-    return (f'On average the network was {100*scores["confidence"]:.0f} % sure of its answer '
+    return (f'On average the run was {100*scores["confidence"]:.0f} % sure of its answer '
             f'and right in {100*scores["accuracy"]:.0f} %, {verdict}.')
 
 def _temperature_words(predicted):
@@ -57,7 +57,7 @@ def _temperature_words(predicted):
     sentence = f'The calibration error is {percent(error)}'
     if predicted.temperatures is None:
         return (f'{sentence}. No temperature was fitted in this run: '
-                'the probabilities stand as the network gives them.')
+                'the probabilities stand as the run gives them.')
     low, high = predicted.temperatures.min(), predicted.temperatures.max()
     if low == high == 1:
         return (f'{sentence}. No temperature could be fitted: '

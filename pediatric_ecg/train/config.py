@@ -81,7 +81,7 @@ class TrainConfig:
     simulated_share: float = 0.0  # of an epoch's windows, where simulated people stand beside the patients
     prior: str = 'real'           # a name in PRIORS: whose class frequencies are put back, and when
     start: str = 'scratch'        # or 'simulated': first trained on the simulated people alone
-    pretrain_epochs: int = 8      # passes over simulated people, of their own network and with start='simulated'
+    pretrain_epochs: int = 16     # passes over simulated people, of their own network and with start='simulated'
     precision: str = '32-true'    # Fabric's names: '32-true', 'bf16-mixed'
     accelerator: str = 'auto'     # 'cpu', 'cuda', 'auto'
 

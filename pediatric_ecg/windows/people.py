@@ -27,7 +27,7 @@ SECONDS = 240. # of each simulated record, or four windows where these are longe
 
 @dataclass
 class SimulatedPeople:
-    "Who stands beside the patients in training; `manifest.json` and `folds.json` of a run hold the same names."
+    "Which simulated people take part in training; `manifest.json` and `folds.json` of a run hold the same names."
     patients:int = 0 # Simulated people with a window of the patients' classes
     windows:int = 0 # Such windows
     asked:int = 0 # Simulated people asked for
@@ -51,7 +51,7 @@ class SimulatedPeople:
         else:
             people = 'simulated patient' if self.patients == 1 else 'simulated patients'
             made = f'{self.patients:,} {people} ({self.windows:,} windows, seed {self.seed})'
-            sentences = [f'{made} were trained on beside the real ones, and never validated or tested on.']
+            sentences = [f'{made} were trained on, in members of their own or beside the real ones; no figure counts them.']
         if self.left_out:
             windows = ', '.join(f'{label} ({count:,})' for label, count in self.left_out.items())
             sentences.append(f'Simulated windows of other classes were left out: {windows}.')
