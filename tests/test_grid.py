@@ -1,4 +1,5 @@
 """A grid over processes, over a Dask cluster, and after an interruption: always the same table."""
+import shutil
 import sys
 from dataclasses import replace
 
@@ -34,7 +35,15 @@ def same_tables(a, b):
     assert (a / "comparisons.csv").read_text() == (b / "comparisons.csv").read_text()
 
 
-def test_interrupted_and_whole_grids_are_the_same(simstore, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def plain(simstore, tmp_path_factory):
+    "The grid `PLAIN`, computed at once in this process; to be read or copied, not written."
+    out = tmp_path_factory.mktemp("plain") / "grid"
+    experiment(simstore, out, PLAIN, n_jobs=1, progress=False)
+    return out
+
+
+def test_interrupted_and_whole_grids_are_the_same(simstore, plain, tmp_path, monkeypatch):
     whole, calls = grid.run_fold, []
 
     def dies_at_third(*args):
@@ -49,30 +58,28 @@ def test_interrupted_and_whole_grids_are_the_same(simstore, tmp_path, monkeypatc
     assert not (tmp_path / "a/results.csv").exists()
     monkeypatch.setattr(grid, "run_fold", whole)
     experiment(simstore, tmp_path / "a", PLAIN, n_jobs=1, progress=False)
-    experiment(simstore, tmp_path / "b", PLAIN, n_jobs=1, progress=False)
-    same_tables(tmp_path / "a", tmp_path / "b")
+    same_tables(tmp_path / "a", plain)
 
 
 @pytest.mark.filterwarnings(  # of Dask's own shutdown
     "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_two_dask_workers_make_the_same_table(simstore, tmp_path):
+def test_two_dask_workers_make_the_same_table(simstore, plain, tmp_path):
     distributed = pytest.importorskip("distributed")
-    experiment(simstore, tmp_path / "here", PLAIN, n_jobs=1, progress=False)
     cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
     with cluster, distributed.Client(cluster), joblib.parallel_config("dask"):
         experiment(simstore, tmp_path / "there", PLAIN, progress=False)
-    same_tables(tmp_path / "here", tmp_path / "there")
+    same_tables(plain, tmp_path / "there")
 
 
-def test_rows_agree_with_the_predictions(simstore, tmp_path):
-    table = pd.read_csv(experiment(simstore, tmp_path / "g", PLAIN, n_jobs=1, progress=False))
+def test_rows_agree_with_the_predictions(simstore, plain):
+    table = pd.read_csv(plain / "results.csv")
     labels = scored_labels(simstore, SMALL["protocol"])
     assert list(table)[:3] == ["loss", "floor", "split"], "settings that only some rows have stand before the split too"
     for setting, row in zip(PLAIN.settings(), table.itertuples()):
-        p = load_predictions(tmp_path / "g", setting)
+        p = load_predictions(plain, setting)
         want = scores(p.truth, p.prediction, labels)
         assert row.macro_f1 == pytest.approx(want["macro_f1"]) and row.top1 == pytest.approx(want["top1"])
-    d = pd.read_csv(tmp_path / "g/comparisons.csv")
+    d = pd.read_csv(plain / "comparisons.csv")
     assert d.macro_f1_difference.tolist() == pytest.approx((table.macro_f1[0] - table.macro_f1[1:]).tolist())
 
 
@@ -121,8 +128,8 @@ def test_permuted_labels_fall_to_chance_and_random_windows_beat_new_patients(sim
     assert set(t.floor.dropna()) == {setting["floor"] for setting in FLOOR_SETTINGS} <= set(FLOORS)
 
 
-def test_no_column_of_a_finished_grid_is_lost_when_a_setting_is_added(simstore, tmp_path):
-    experiment(simstore, tmp_path / "g", PLAIN, n_jobs=1, progress=False)
+def test_no_column_of_a_finished_grid_is_lost_when_a_setting_is_added(simstore, plain, tmp_path):
+    shutil.copytree(plain, tmp_path / "g")
     larger = replace(PLAIN, vary=[*PLAIN.vary, {"floor": "majority"}])
     more = pd.read_csv(experiment(simstore, tmp_path / "g", larger, n_jobs=1, progress=False))
     assert len(more) == 4

@@ -4,6 +4,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +15,7 @@ from made_up_run import made_up_run
 
 from pediatric_ecg import cli
 from pediatric_ecg.core import DataError
-from pediatric_ecg.evaluate.plots import overview, png
+from pediatric_ecg.evaluate.plots import FONT, overview, png
 from pediatric_ecg.experiments import Protocol, evaluate_run, train_store
 from pediatric_ecg.experiments.run_folder import unfinished_run
 from pediatric_ecg.explain import explain
@@ -150,6 +151,25 @@ def test_pictures_leave_the_callers_settings(tmp_path):
     with matplotlib.rc_context({"font.family": "nope", "text.usetex": True, "lines.linewidth": 9, "figure.dpi": 300}):
         assert png(overview(segments, "made up")) == usual
         assert matplotlib.rcParams["lines.linewidth"] == 9
+
+
+def test_pictures_do_not_depend_on_the_fonts_of_the_system(monkeypatch):
+    "Another file that is called DejaVu Sans too, at the front of the list that matplotlib keeps in the home folder."
+    import pandas as pd
+    from matplotlib import font_manager
+
+    segments = pd.DataFrame({"start_s": [0], "end_s": [60], "rhythm": ["N"], "probability": [.97]})
+    usual = png(overview(segments, "made up"))
+    manager = font_manager.fontManager
+    serif = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSerif.ttf")
+    other = font_manager.ttfFontProperty(font_manager.get_font(str(serif)))
+    regular = {"name": "DejaVu Sans", "style": "normal", "variant": "normal", "weight": 400, "stretch": "normal"}
+    impostor = replace(other, **regular)
+    fonts = [impostor, *(entry for entry in manager.ttflist if entry.name != FONT)]
+    monkeypatch.setattr(manager, "ttflist", fonts)
+    monkeypatch.setattr(manager, "_findfont_cached", manager._findfont_cached.__wrapped__.__get__(manager))
+    assert Path(manager.findfont("DejaVu Sans")) == Path(other.fname), "the trap is set"
+    assert png(overview(segments, "made up")) == usual
 
 
 def test_output_to_a_narrow_terminal_and_to_a_pipe(tmp_path):
