@@ -17,12 +17,11 @@ from sklearn.ensemble import RandomForestClassifier
 from pediatric_ecg import cli
 from pediatric_ecg.annotate import annotate, to_segments, windows_of
 from pediatric_ecg.core import read_json
-from pediatric_ecg.data.databases import get_database
-from pediatric_ecg.data.headers import read_header
+from pediatric_ecg.data import get_database, read_header
 from pediatric_ecg.evaluate import floors
 from pediatric_ecg.evaluate.calibration import temper
 from pediatric_ecg.evaluate.floors import ALONE, RUN_FLOORS, window_features
-from pediatric_ecg.evaluate.pool import LEAST, MEMBERS, Ensemble, Forest, completed, pool
+from pediatric_ecg.evaluate.pool import LEAST_OPINION, MEMBERS, Ensemble, Forest, completed, pool
 from pediatric_ecg.experiments import Protocol, RunFolder, evaluate_run, train_store
 from pediatric_ecg.experiments.cells import fit_members
 from pediatric_ecg.experiments.run import (
@@ -36,8 +35,8 @@ from pediatric_ecg.explain import explain
 from pediatric_ecg.nn import RhythmNet
 from pediatric_ecg.report import build_report
 from pediatric_ecg.train import TrainConfig
+from pediatric_ecg.windows import Preprocess
 from pediatric_ecg.windows.people import with_people
-from pediatric_ecg.windows.signals import Preprocess
 
 TINY = TrainConfig(
     epochs=1, per_group=4, batch_size=16, loss="ce", pretrain_epochs=1,
@@ -114,7 +113,7 @@ def test_predictions_are_those_of_all_members_together(pooled, simstore, tmp_pat
     assert set(fitted.fitted["pool"]) <= set(fold.valid) and set(fitted.fitted["forest"]) <= set(fold.train)
 
     opinions = answer.opinions(fold.test)
-    product = np.prod([(opinions[name] + LEAST) ** weight for name, weight in weights.items()], axis=0)
+    product = np.prod([(opinions[name] + LEAST_OPINION) ** weight for name, weight in weights.items()], axis=0)
     by_hand = product / product.sum(1, keepdims=True)
     found = finished.predictions
     found = found[(found.split == fold.split) & (found.fold == fold.name)]
@@ -145,8 +144,8 @@ def by_hand(run, record):
     config = json.loads((run / "config.json").read_text())
     classes, weights = config["classes"], config.get("pool", {"network": 1.0})
     network = RhythmNet.load(run).eval()
-    blocks = windows_of(
-        record, get_database("leipzig"), Preprocess.from_dict(config["preprocess"]), config["seconds"], config["seconds"])
+    preprocess, seconds = Preprocess.from_dict(config["preprocess"]), config["seconds"]
+    blocks = windows_of(record, get_database("leipzig"), preprocess, seconds, seconds)
     probabilities = []
     for signals, present in blocks:
         tensors = [{name: torch.from_numpy(array) for name, array in part.items()} for part in (signals, present)]
