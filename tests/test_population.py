@@ -1,6 +1,6 @@
 """Simulated people in the form of a database: same seed, same bytes, and a round trip through check and prepare."""
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, MITDB, Database, check, read_annotations, read_signals
 from pediatric_ecg.sim import Population, simulate_people, simulated_form, stand_ins
-from pediatric_ecg.sim.rhythms import PATTERNS
-from pediatric_ecg.sim.population import SIMULATED_LEADS, SOURCES, draw_person, laboratory_noise, lead_weights
+from pediatric_ecg.sim.events import Heart
+from pediatric_ecg.sim.rhythms import BEATS, PATTERNS
+from pediatric_ecg.sim.signals import Noise, NoiseSource
+from pediatric_ecg.sim.population import SIMULATED_LEADS, SOURCES, draw_person, lead_weights
 from pediatric_ecg.windows import prepare
 
 SNOMED = {
@@ -146,8 +148,9 @@ def test_what_a_database_says_itself_must_exist():
 def test_every_range_has_its_source():
     "Each field of the population names a reference, or says that it is our choice."
     for entry in fields(Population):
-        assert entry.metadata["source"] in {*SOURCES, "our choice"}, entry.name
-    assert {entry.metadata["source"] for entry in fields(Population)} >= set(SOURCES)
+        assert entry.metadata["source"].removeprefix("our choice, after ") in {*SOURCES, "our choice"}, entry.name
+    named = {entry.metadata["source"].removeprefix("our choice, after ") for entry in fields(Population)}
+    assert named >= set(SOURCES)
 
 
 @settings(max_examples=60, deadline=None)
@@ -180,18 +183,59 @@ def test_leads_obey_einthoven(seed):
         assert of[lead].sum() == pytest.approx(person.sizes["chest"])
 
 
-def test_noise_has_the_levels_that_it_was_given():
-    "Each kind of noise grows with its level."
-    silent = dict.fromkeys(("white", "mains", "wander", "muscle", "motion"), 0.)
-    surface = np.array([True, False])
-    def size(**levels):
-        rng = np.random.default_rng(0)
-        return laboratory_noise(rng, 5000, 250., surface, silent | levels).std(0)
+def test_noise_is_the_one_of_the_signals(tmp_path):
+    "A person without waves and noise is silent; each level of `Noise` makes its own disturbance, at any rate."
+    silent = Noise(0., 0., 0., 0., 0.)
+    for fs in (128., 250., 360., 976.5625):
+        for name in ("muscle", "white", "wander", "electrode_motion"):
+            source = NoiseSource(replace(silent, **{name: .02}), [False], np.random.default_rng(0), .25, fs)
+            stretch = source.next()
+            assert stretch.shape == (16*round(fs), 1) and .004 < stretch.std() < .2
+        assert np.abs(NoiseSource(silent, [False], np.random.default_rng(0), .25, fs).next()).max() == 0
 
-    assert size().max() == 0
-    for name in ("white", "mains", "wander", "muscle"):
-        assert size(**{name: .02})[0] == pytest.approx(2*size(**{name: .01})[0], rel=1e-3)
-        assert size(**{name: .02})[0] > size(**{name: .02})[1] > 0 or name != "muscle"
+
+def junctional_heart(seed, **known):
+    "A heart of the population after a minute of junctional rhythm, and its person."
+    person = draw_person(np.random.default_rng(seed), age=60., **known)
+    heart = Heart(person.patient, np.random.default_rng(seed))
+    while heart.last_v < 60:
+        BEATS["J"](heart)
+        heart.previous_kind = "J"
+    return heart, person.patient
+
+
+def test_junctional_rhythm_has_no_sinus_p_wave_that_should_have_been_conducted():
+    "Where the sinus node waits, each P wave comes from the junction; before, in or after QRS, each in some people."
+    places = []
+    for seed in range(40):
+        heart, patient = junctional_heart(seed, sinus_waits=True, va_conducts=True)
+        atria = [event for event in heart.events if event.what == "A" and event.time > 2]
+        ventricles = np.array([event.time for event in heart.events if event.what == "V"])
+        assert {event.origin[0][0] for event in atria} == {"avn"}
+        assert 38 < 60/np.diff(ventricles).mean() < 112
+        places.append(np.median([event.time - ventricles[np.abs(ventricles - event.time).argmin()] for event in atria]))
+    places = np.array(places)
+    assert places.min() > -.12 # PR below 120 ms
+    assert (places < -.04).sum() > 5 and (places > .07).sum() > 5 and (np.abs(places - .02) < .03).sum() > 5
+
+
+def test_flutter_is_conducted_as_in_people():
+    "Regular in some, irregular in others; a wave that gets stuck makes RR no whole number of waves; no beat too early."
+    variation, waves_off = [], []
+    for seed in range(60):
+        person = draw_person(np.random.default_rng(seed), age=60.)
+        heart = Heart(person.patient, np.random.default_rng(seed))
+        while heart.last_v < 60:
+            BEATS["AFL"](heart)
+        rr = np.diff([event.time for event in heart.events if event.what == "V"])[1:]
+        waves = np.diff([event.time for event in heart.events if event.what == "F"])
+        assert rr.min() > .2 and 35 < 60/rr.mean() < 190
+        assert 220 < 60/waves.mean() < 460
+        variation.append(rr.std()/rr.mean())
+        ratio = rr/person.patient.flutter
+        waves_off.append(np.abs(ratio - ratio.round()).mean())
+    assert np.mean(np.array(variation) < .1) > .2 and np.mean(np.array(variation) > .15) > .1
+    assert np.mean(np.array(waves_off) > .15) > .2
 
 
 def test_names_of_rhythms_are_known():
