@@ -116,12 +116,15 @@ def _other_members(ensemble, signals, masks, answer):
     "What is not explained: who else answers in the run, and whether all together give another answer than the network."
     if ensemble is None or not any(weight for name, weight in ensemble.weights.items() if name != 'network'):
         return ()
-    words = [f'{MEMBERS[name]} {weight:.2f}' for name, weight in ensemble.weights.items() if weight and name != 'network']
-    sentences = [f'Only the network is explained; its weight is {ensemble.weights["network"]:.2f}, beside {", ".join(words)}.']
+    others = {name: weight for name, weight in ensemble.weights.items() if weight and name != 'network'}
+    words = ', '.join(f'{MEMBERS[name]} {weight:.2f}' for name, weight in others.items())
+    own = ensemble.weights['network']
+    sentences = [f'Only the network is explained; its weight is {own:.2f}, beside {words}.']
     windows_and_masks = ({name: tensor.numpy() for name, tensor in part.items()} for part in (signals, masks))
     pooled = int(ensemble(*windows_and_masks)[0].argmax())
     if pooled != answer:
-        sentences.append(f'The network says {ensemble.classes[answer]}, all members together {ensemble.classes[pooled]}.')
+        classes = ensemble.classes
+        sentences.append(f'The network says {classes[answer]}, all members together {classes[pooled]}.')
     return tuple(sentences)
 
 def _classes(logits, target, against):

@@ -9,7 +9,7 @@ __all__ = ['tripod_words', 'tripod']
 import tomllib
 from importlib import resources
 
-from ..evaluate.pool import FORESTS, SIMULATED
+from ..evaluate.pool import ON_FEATURES, SIMULATED
 from .render import counted, in_words, percent
 from .scored import ScoredRun
 from .text import cohort_text, flow_of_run, made_how, results_summary, title
@@ -48,6 +48,7 @@ def _values_of_methods(run, phrases, made):
     "For items 12 to 19: analysis, class imbalance, open science."
     manifest, unknown, not_recorded = run.manifest, phrases['unknown'], phrases['not_recorded']
     model = [f'{name.lower()}: {made[name]}' for name in ('Members', 'Network', 'Training') if name in made]
+    files = ', '.join(_files(manifest.pool.get('final', {})))
     kind = 'pool' if len(manifest.pool.get('final', ())) > 1 else 'network'
     is_updated = 'temperature' in run.predictions
     return {
@@ -56,7 +57,7 @@ def _values_of_methods(run, phrases, made):
         'model': '; '.join(model) or unknown,
         'predictors': phrases[f'predictors_{kind}'],
         'predicted': phrases[f'predicted_{kind}'],
-        'specification': phrases[f'specification_{kind}'].format(files=', '.join(_files(manifest.pool.get('final', {})))),
+        'specification': phrases[f'specification_{kind}'].format(files=files),
         'updating': phrases['updated' if is_updated else 'not_updated'],
         'updating_results': phrases['updating_results' if is_updated else 'no_updating_results'],
         'balance': _balance(run, phrases),
@@ -68,7 +69,7 @@ def _values_of_methods(run, phrases, made):
 
 def _files(weights):
     "The files of the members that a run keeps."
-    files = ['model.safetensors', *(f'{name}.safetensors' for name in FORESTS if name in weights)]
+    files = ['model.safetensors', *(f'{name}.safetensors' for name in ON_FEATURES if name in weights)]
     return [*files, f'{SIMULATED}/'] if SIMULATED in weights else files
 
 def _balance(run, phrases):

@@ -134,6 +134,10 @@ class Patient:
     tone: float = .02 # slow changes of the sinus cycle, fraction
     va_conducts: bool = True # does a ventricular beat reach the atria?
     va_erp: float = .3 # shortest interval that is conducted backwards
+    flutter_spread: float = .004 # of the cycle of flutter from wave to wave, s.d. as a fraction
+    flutter_rest: float = 0. # what waves that get stuck add to the node's rest (scale of a gamma law, s); 0: none do
+    junction_back: float|None = None # His → atrium in junctional rhythm, s; below 0: P before QRS; None: `fast_retro`
+    sinus_waits: bool = False # does the sinus node stand still while the junction beats?
     bundle: str = 'his' # usual QRS: 'his', 'rbbb' (after repair of Fallot), 'lbbb'
     age_text: str = '' # the age as the table has it, with the mistakes of the original
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'SIMULATED_LEADS', 'RHYTHM_NAMES', 'EPISODE_SECONDS', 'Population', 'Person', 'draw_person', 'lead_weights',
-           'person_waves', 'Templates', 'laboratory_noise', 'StandIns', 'stand_ins', 'RhythmPlan', 'draw_plan',
-           'known_of_plan', 'perform', 'simulated_form', 'simulate_people']
+           'person_waves', 'Templates', 'StandIns', 'stand_ins', 'RhythmPlan', 'draw_plan', 'known_of_plan', 'perform',
+           'simulated_form', 'simulate_people']
 
 # %% ../../nbs/sim/07_population.ipynb #p003
 import re
@@ -27,7 +27,7 @@ from ..data.databases import STANDARD_BEATS, Database, match_slots
 from .events import LOCATIONS, Event, Heart, Patient, draw_patient
 from .heart import CS, FS, PRE, _layers
 from .rhythms import BEATS, PATTERNS
-from .signals import DRAWN, ECG, INDEPENDENT, SURFACE, Waves
+from .signals import DRAWN, ECG, INDEPENDENT, SURFACE, Noise, NoiseSource, Waves, draw_noise
 
 # %% ../../nbs/sim/07_population.ipynb #p007
 SOURCES = {
@@ -40,7 +40,7 @@ SOURCES = {
     'Eriksson': 'Eriksson P et al. Bundle-branch block in a general male population. Circulation 1998;98:2494',
     'Ko': 'Ko JK et al. SVT mechanisms and their age distribution in pediatric patients. Am J Cardiol 1992;69:1028',
     'Saoudi': 'Saoudi N et al. Classification of atrial flutter and tachycardia. Eur Heart J 2001;22:1162',
-    'Kusumoto': 'Kusumoto FM et al. Guideline on bradycardia and conduction delay. Circulation 2019;140:e382',
+    'Wells': 'Wells JL et al. Characterization of atrial flutter. Circulation 1979;60:665',
     'Al-Khatib': 'Al-Khatib SM et al. Guideline for ventricular arrhythmias. Circulation 2018;138:e272',
     'Kennedy': 'Kennedy HL et al. Frequent or complex ventricular ectopy. N Engl J Med 1985;312:193',
     'Conen': 'Conen D et al. Premature atrial contractions in the general population. Circulation 2012;126:2302',
@@ -50,12 +50,11 @@ SOURCES = {
     'Wenger': 'Wenger W, Kligfield P. Variability of precordial electrode placement. J Electrocardiol 1996;29:179',
     'Rudiger': 'Rudiger A et al. ECG artifacts due to electrode misplacement. Am J Emerg Med 2007;25:174',
     'Kligfield': 'Kligfield P et al. Standardization of the electrocardiogram, part I. Circulation 2007;115:1306',
-    'Moody 1984': 'Moody GB et al. A noise stress test for arrhythmia detectors. Comput Cardiol 1984;11:381',
     'Moody 2001': 'Moody GB, Mark RG. The impact of the MIT-BIH Arrhythmia Database. IEEE Eng Med Biol 2001;20(3):45',
 }
 
 def _range(source, low, high):
-    "A pair to draw from evenly, with its source: a key of `SOURCES`, or 'our choice'."
+    "A pair to draw from evenly, with its source: a key of `SOURCES`, 'our choice', or 'our choice, after' such a key."
     return field(default=(low, high), metadata={'source': source, 'kind': 'range'})
 
 def _number(source, value):
@@ -71,63 +70,72 @@ class Population:
     "What varies between people and laboratories: (low, high) to draw from evenly, or one number."
     # the person
     age: tuple = _range('our choice', 0., 90.) # years
-    rate_spread: float = _number('Fleming', .15) # sinus rate around the median of its age, s.d. of the logarithm
-    rsa: tuple = _range('Hirsch', .005, .08) # respiratory change of the sinus cycle, fraction; falls with age
-    ah: tuple = _range('Josephson', .055, .13) # atrium → His, s; short in a child
-    first_degree: float = _number('Mason', .05) # share of the over-60s whose AH is longer by 60 to 140 ms
-    hv: tuple = _range('Josephson', .033, .055) # His → ventricle, s
-    tachycardia: tuple = _range('Ko', .24, .42) # cycle of a re-entrant tachycardia, s: 143 to 250/min
-    vt: tuple = _range('Al-Khatib', .28, .6) # cycle of ventricular tachycardia, s: 100 to 214/min
-    flutter: tuple = _range('Saoudi', .17, .26) # cycle of atrial flutter, s: 230 to 350/min
-    av_erp: tuple = _range('Josephson', .25, .43) # shortest interval that the AV node conducts, s
-    ectopic: tuple = _range('Saoudi', .45, .8) # cycle of an ectopic atrial rhythm, s
-    junction: tuple = _range('Kusumoto', .7, 1.35) # cycle of a junctional escape, s: 44 to 86/min
-    concealed: tuple = _range('Josephson', .3, .6) # after a ventricular beat the node is used so long, sinus cycles
-    va_conducts: float = _number('Josephson', .5) # share whose ventricular beats can reach the atria
-    rbbb: tuple = _range('Eriksson', .01, .12) # share with right bundle branch block, at 20 and at 80 years
-    lbbb: tuple = _range('Eriksson', .005, .08) # share with left bundle branch block
-    ventricular_ectopy: tuple = _range('Kennedy', .0005, .12) # share of beats; drawn on a logarithmic scale
-    atrial_ectopy: tuple = _range('Conen', .0005, .08) # share of beats; drawn on a logarithmic scale
+    rate_spread: float = _number('our choice, after Fleming', .15) # sinus rate around the median of its age, s.d. of the logarithm
+    rsa: tuple = _range('our choice, after Hirsch', .005, .08) # respiratory change of the sinus cycle, fraction; falls with age
+    tone: tuple = _range('our choice', .01, .1) # slow changes of the sinus cycle, fraction; on a logarithmic scale
+    ah: tuple = _range('our choice, after Josephson', .055, .13) # atrium → His, s; short in a child
+    first_degree: float = _number('our choice', .05) # share of the over-60s whose AH is longer by 60 to 140 ms
+    hv: tuple = _range('our choice, after Josephson', .033, .055) # His → ventricle, s
+    tachycardia: tuple = _range('our choice, after Ko', .24, .42) # cycle of a re-entrant tachycardia, s: 143 to 250/min
+    vt: tuple = _range('our choice, after Al-Khatib', .28, .6) # cycle of ventricular tachycardia, s: 100 to 214/min
+    flutter: tuple = _range('Wells', .14, .25) # cycle of atrial flutter, types I and II, s: 240 to 430/min
+    flutter_spread: tuple = _range('our choice', .004, .1) # of it from wave to wave, fraction; on a logarithmic scale
+    flutter_varies: float = _number('our choice', .5) # share whose node lets through whichever wave finds it rested
+    flutter_rest: tuple = _range('our choice', .02, .16) # what waves that get stuck add to the node's rest, s
+    av_erp: tuple = _range('our choice, after Josephson', .25, .43) # shortest interval that the AV node conducts, s
+    ectopic: tuple = _range('our choice, after Saoudi', .45, .8) # cycle of an ectopic atrial rhythm, s
+    junction: tuple = _range('our choice', .55, 1.5) # cycle of a junctional rhythm, s: escape 40/min, accelerated 110/min
+    junction_first: float = _number('our choice', .35) # of junctions that reach the atria: share with P before QRS
+    junction_late: float = _number('our choice', .35) # … and share with P after QRS; in the others it is hidden in QRS
+    sinus_waits: float = _number('our choice', .8) # share whose sinus node stands still under a junctional rhythm
+    concealed: tuple = _range('our choice', .3, .6) # after a ventricular beat the node is used so long, sinus cycles
+    va_conducts: float = _number('our choice, after Josephson', .5) # share whose ventricular beats can reach the atria
+    rbbb: tuple = _range('our choice, after Eriksson', .01, .12) # share with right bundle branch block, at 20 and at 80 years
+    lbbb: tuple = _range('our choice, after Eriksson', .005, .08) # share with left bundle branch block
+    ventricular_ectopy: tuple = _range('our choice, after Kennedy', .0005, .12) # share of beats; drawn on a logarithmic scale
+    atrial_ectopy: tuple = _range('our choice, after Conen', .0005, .08) # share of beats; drawn on a logarithmic scale
     # the heart in the chest
-    axis: tuple = _range('Rijnbeek 2014', -.7, .45) # turn in the frontal plane, radians
-    transition: tuple = _range('Rijnbeek 2014', -.45, .45) # turn about the long axis of the body, radians
+    axis: tuple = _range('our choice, after Rijnbeek 2014', -.7, .45) # turn in the frontal plane, radians
+    transition: tuple = _range('our choice, after Rijnbeek 2014', -.45, .45) # turn about the long axis of the body, radians
     tilt: tuple = _range('our choice', -.3, .3) # turn about the axis from right to left, radians
-    left_mass: tuple = _range('Rijnbeek 2014', .8, 1.7) # of the left ventricle; above 1.3 hypertrophy
-    right_mass: tuple = _range('Rijnbeek 2001', .8, 1.8) # of the right ventricle
-    slowing: tuple = _range('Mason', .9, 1.35) # of conduction in the ventricles: QRS 75 to 120 ms
-    atrial_slowing: tuple = _range('Mason', .9, 1.4) # of conduction in the atria: P 80 to 130 ms
-    p_size: tuple = _range('Rijnbeek 2014', .7, 1.7) # of the P wave, usual: 1
+    left_mass: tuple = _range('our choice, after Rijnbeek 2014', .8, 1.7) # of the left ventricle; above 1.3 hypertrophy
+    right_mass: tuple = _range('our choice, after Rijnbeek 2001', .8, 1.8) # of the right ventricle
+    slowing: tuple = _range('our choice, after Mason', .9, 1.3) # of conduction in the ventricles: QRS 75 to 120 ms
+    atrial_slowing: tuple = _range('our choice', .9, 1.4) # of conduction in the atria: P 80 to 130 ms
+    p_size: tuple = _range('our choice, after Rijnbeek 2014', .7, 1.7) # of the P wave, usual: 1
     f_size: tuple = _range('our choice', .6, 1.6) # of fibrillation and flutter waves
-    qrs_size: tuple = _range('Rijnbeek 2014', .6, 1.3)
-    chest_size: tuple = _range('Rijnbeek 2014', .5, 1.1) # of all waves in the chest leads: fat, lungs, distance
-    t_size: tuple = _range('Rijnbeek 2014', .5, 1.9)
+    wave_spread: tuple = _range('our choice', .05, .35) # of them from wave to wave, s.d. of the logarithm
+    qrs_size: tuple = _range('our choice, after Rijnbeek 2014', .6, 1.3)
+    chest_size: tuple = _range('our choice, after Rijnbeek 2014', .5, 1.1) # of all waves in the chest leads: fat, lungs, distance
+    t_size: tuple = _range('our choice, after Rijnbeek 2014', .5, 1.9)
     t_inverted: float = _number('our choice', .1) # share with T waves upside down: ischaemia, strain, drugs
-    st_shift: tuple = _range('Surawicz', -.12, .15) # mV
-    sharpness: tuple = _range('Das', 0., .4) # how much of its fast part is added to QRS
-    notch: tuple = _range('Das', 0., .12) # size of a notch in QRS, of its height
-    repolarisation: tuple = _range('Malik', .88, 1.18) # duration of the action potentials, usual: 1
-    restitution: tuple = _range('Malik', .75, 1.35) # how strongly it follows the cycle: factor on the cycle
+    st_shift: tuple = _range('our choice, after Surawicz', -.12, .15) # mV
+    sharpness: tuple = _range('our choice, after Das', 0., .4) # how much of its fast part is added to QRS
+    notch: tuple = _range('our choice, after Das', 0., .12) # size of a notch in QRS, of its height
+    repolarisation: tuple = _range('our choice, after Malik', .88, 1.18) # duration of the action potentials, usual: 1
+    restitution: tuple = _range('our choice, after Malik', .75, 1.35) # how strongly it follows the cycle: factor on the cycle
     beat_spread: float = _number('our choice', .04) # size from beat to beat, s.d. of the logarithm
     # electrodes
-    placement: float = _number('Wenger', .3) # shift of a chest electrode, as a share of the way to the next, s.d.
-    modified: float = _number('Moody 2001', .25) # lead I that a limb electrode on the chest adds, s.d.
+    placement: float = _number('our choice, after Wenger', .3) # shift of a chest electrode, as a share of the way to the next, s.d.
+    modified: float = _number('our choice, after Moody 2001', .25) # lead I that a limb electrode on the chest adds, s.d.
     lead_spread: float = _number('our choice', .15) # gain of each lead, s.d. of the logarithm
-    reversed_arms: float = _number('Rudiger', .01) # share with the arm electrodes exchanged
-    wrong_polarity: float = _number('Rudiger', .01) # share of leads with the wrong sign
+    reversed_arms: float = _number('our choice, after Rudiger', .01) # share with the arm electrodes exchanged
+    wrong_polarity: float = _number('our choice', .01) # share of leads with the wrong sign
     missing: float = _number('our choice', .03) # share of leads without signal, where there are three or more
     # the machine
-    fs: tuple = _one_of('Kligfield', 250., 360., 500., 1000.) # where the database does not say, Hz
-    high_pass: tuple = _one_of('Kligfield', .05, .05, .1, .5) # Hz
-    low_pass: tuple = _one_of('Kligfield', 40., 100., 100., 150.) # Hz
-    gain: tuple = _one_of('Kligfield', 200., 200., 500., 1000.) # units per mV: steps of 5 to 1 µV
-    rail: tuple = _one_of('Moody 2001', 4., 5., 5., 10.) # mV; no more is recorded
+    fs: tuple = _one_of('our choice, after Kligfield', 250., 360., 500., 1000.) # where the database does not say, Hz
+    high_pass: tuple = _one_of('our choice, after Kligfield', .05, .05, .1, .5) # Hz
+    low_pass: tuple = _one_of('our choice, after Kligfield', 40., 100., 100., 150.) # Hz
+    gain: tuple = _one_of('our choice, after Kligfield', 200., 200., 500., 1000.) # units per mV: steps of 5 to 1 µV
+    rail: tuple = _one_of('our choice, after Moody 2001', 4., 5., 5., 10.) # mV; no more is recorded
     stimulus: tuple = _range('our choice', .2, 4.) # size of a pacing artefact, usual: 1
-    # noise on the surface, mV, drawn on a logarithmic scale
-    white: tuple = _range('Kligfield', .001, .012)
-    mains: tuple = _range('Moody 1984', .0005, .03)
-    wander: tuple = _range('Moody 1984', .03, .3)
-    muscle: tuple = _range('Moody 1984', .002, .04)
-    motion: tuple = _range('Moody 1984', .02, 3.) # swings of an electrode per minute
+    # noise on the surface, mV: 10th and 90th percentile of each level of `Noise`, from a patient at rest
+    # (`LABORATORY`) to people who walk about (`HOLTER`), both in the notebook on signals
+    white: tuple = _range('our choice, after Moody 2001', .0011, .0035)
+    mains: tuple = _range('our choice, after Moody 2001', .001, .018)
+    wander: tuple = _range('our choice, after Moody 2001', .03, .3)
+    muscle: tuple = _range('our choice, after Moody 2001', .002, .018)
+    electrode_motion: tuple = _range('our choice, after Moody 2001', .008, .05)
 
     def __post_init__(self):
         for entry in fields(self):
@@ -166,7 +174,8 @@ class Person:
     low_pass: float # Hz
     gain: float # Units per mV
     rail: float # mV
-    noise: dict[str, float] # Levels on the surface, mV; 'motion': swings per minute
+    noise: Noise # Levels on the surface, mV
+    wave_spread: float # Size of fibrillation and flutter waves from wave to wave, s.d. of the logarithm
     population: Population = Population() # From which it was drawn
 
 def _even(rng, low_high):
@@ -198,6 +207,8 @@ def _draw_conduction(rng, population, age):
     block = rng.random()
     right = np.interp(age, (20, 80), population.rbbb)
     left = np.interp(age, (20, 80), population.lbbb)
+    flutter, av_erp = _even(rng, population.flutter), _even(rng, population.av_erp)
+    junction = _even(rng, population.junction)
     bundle = 'rbbb' if block < right else 'lbbb' if block < right + left else 'his'
     return dict(
         sinus=60/rate,
@@ -208,13 +219,38 @@ def _draw_conduction(rng, population, age):
         va=float(va),
         tachy=tachycardia,
         vt=_even(rng, population.vt),
-        flutter=_even(rng, population.flutter),
-        av_erp=_even(rng, population.av_erp),
+        **_draw_flutter(rng, population, flutter, av_erp),
+        tone=_logarithmic(rng, population.tone),
+        av_erp=av_erp,
         ectopic=_even(rng, population.ectopic),
-        junction=_even(rng, population.junction),
+        **_draw_junction(rng, population, hv, fast_retro, junction),
         va_conducts=bool(rng.random() < population.va_conducts),
         bundle=bundle,
     )
+
+def _draw_flutter(rng, population, cycle, av_erp):
+    "Flutter and how the node answers to it: every n-th wave, as soon as it can, or whichever finds it rested."
+    block = int(rng.choice([2, 3, 4], p=[.6, .1, .3]))
+    while block*cycle < av_erp + .05: # the node cannot conduct so often
+        block += 1
+    varies = rng.random() < population.flutter_varies
+    return dict(
+        flutter=cycle,
+        flutter_spread=_logarithmic(rng, population.flutter_spread),
+        flutter_rest=_even(rng, population.flutter_rest)*varies,
+        flutter_block=0 if varies else block,
+    )
+
+def _draw_junction(rng, population, hv, fast_retro, cycle):
+    "A junctional rhythm: where its P wave is, and whether the sinus node waits."
+    lot = rng.random()
+    if lot < population.junction_first:
+        back = hv - rng.uniform(.05, .12) # PR
+    elif lot < population.junction_first + population.junction_late:
+        back = hv + rng.uniform(.08, .22) # RP
+    else:
+        back = fast_retro
+    return dict(junction=cycle, junction_back=float(back), sinus_waits=bool(rng.random() < population.sinus_waits))
 
 def draw_person(
     rng:np.random.Generator, # The person's own generator
@@ -236,9 +272,8 @@ def draw_person(
         'stimulus': _logarithmic(rng, population.stimulus),
         'chest': _logarithmic(rng, population.chest_size),
     }
-    noise = {}
-    for name in ('white', 'mains', 'wander', 'muscle', 'motion'):
-        noise[name] = _logarithmic(rng, getattr(population, name))
+    levels = ('white', 'mains', 'wander', 'muscle', 'electrode_motion')
+    noise = draw_noise(rng, {name: getattr(population, name) for name in levels})
     ectopy = []
     for shares in (population.ventricular_ectopy, population.atrial_ectopy):
         ectopy.append(_logarithmic(rng, shares))
@@ -265,6 +300,7 @@ def draw_person(
         gain=float(rng.choice(population.gain)),
         rail=float(rng.choice(population.rail)),
         noise=noise,
+        wave_spread=_even(rng, population.wave_spread),
         population=population,
     )
 
@@ -435,45 +471,14 @@ class Templates:
         return np.stack(columns, 1).astype(np.float32)
 
 # %% ../../nbs/sim/07_population.ipynb #p023
-def laboratory_noise(
-    rng:np.random.Generator,
-    samples:int, # Length
-    fs:float, # Hz
-    surface, # (leads,) bool: electrodes on the skin; catheters see less of it
-    levels:dict[str, float], # 'white', 'mains', 'wander', 'muscle' in mV; 'motion': swings per minute
-    breath:float=.25, # Breaths per second
-    mains:float=50., # Hz; 0: none
-)->np.ndarray: # (samples, leads) mV
-    "Noise of one record."
-    leads = len(surface)
-    time = np.arange(samples)/fs
-    scale = np.where(surface, 1., .3)*np.exp(.3*rng.standard_normal(leads))
-    noise = levels['white']*rng.standard_normal((samples, leads), dtype=np.float32)
-    # muscle: rough noise whose size changes slowly
-    knots = np.arange(0, samples/fs + 2, 1.)
-    bursts = np.exp(.9*np.clip(rng.standard_normal(len(knots)), -2, 2))/1.5
-    rough = rng.standard_normal((samples + 1, leads), dtype=np.float32)
-    rough = (rough[1:] - .6*rough[:-1])/1.17
-    noise += levels['muscle']*np.interp(time, knots, bursts)[:, None].astype(np.float32)*rough
-    # the baseline wanders: a random walk that returns, and the breath
-    slow = lfilter([1.], [1., -.93], rng.standard_normal((len(knots), leads)), axis=0)
-    share = rng.uniform(.1, .9)
-    for lead in range(leads):
-        walk = np.interp(time, knots, slow[:, lead]/2.7)
-        swing = np.sin(2*np.pi*(breath*time + rng.random()))
-        noise[:, lead] += levels['wander']*(share*walk + (1 - share)*swing)
-        if mains:
-            line = np.sin(2*np.pi*(mains*time + rng.random()))
-            noise[:, lead] += levels['mains']*np.interp(time, knots, bursts[::-1])*line
-    noise *= scale
-    for _ in range(rng.poisson(levels['motion']*samples/fs/60)):
-        start, lead = int(rng.integers(samples)), int(rng.integers(leads))
-        if surface[lead]:
-            end = min(samples, start + int(4*fs))
-            decay = np.exp(-np.arange(end - start)/fs/rng.uniform(.15, .8))
-            onset = 1 - np.exp(-np.arange(end - start)/fs/.06)
-            noise[start:end, lead] += rng.uniform(-1.5, 1.5)*onset*decay
-    return noise.astype(np.float32)
+def _add_noise(signal, person, surface, fs, rng, mains):
+    "Add the noise of a person's record to a signal (samples, leads), in place; `surface`: electrodes on the skin."
+    noise = replace(person.noise, mains_frequency=mains) if mains else replace(person.noise, mains=0.)
+    source = NoiseSource(noise, ~np.asarray(surface), rng, person.patient.breath, fs)
+    for start in range(0, len(signal), source.samples):
+        stretch = signal[start:start + source.samples]
+        stretch += source.next()[:len(stretch)]
+
 
 # %% ../../nbs/sim/07_population.ipynb #p026
 # rhythm of `PATTERNS` → other names of it, in small letters; letters of markers among them
@@ -772,7 +777,7 @@ def _beats(person, rhythm, rng, ectopy):
         for kind in pattern:
             if ectopy and rhythm in _WITH_ECTOPY and before:
                 extra = _premature(person, rng, before == 'PVC')
-                if extra == 'PAC' and kind not in ('N', 'SB', 'ST', 'R', 'L', 'BI'):
+                if extra == 'PAC' and kind not in ('N', 'SB', 'ST', 'R', 'L', 'BI', 'J'):
                     extra = ''
                 if extra:
                     before = extra
@@ -815,7 +820,7 @@ def perform(
         first = None
         while heart.last_v < min(end, seconds):
             heart.next_kind = next(beats)
-            if heart.after('PVC', 'VT', 'IVR') and kind not in ('PVC', 'VT', 'IVR'):
+            if heart.after('PVC', 'VT', 'IVR') and kind not in ('PVC', 'VT', 'IVR', 'AFIB', 'AFL'):
                 # concealed conduction: a P wave that finds the node used stays above, and a pause follows
                 heart.sinus_until(heart.last_v + person.concealed*person.patient.sinus)
             BEATS[kind](heart)
@@ -852,6 +857,8 @@ def _render(person, templates, events, samples, fs, rng, mains):
             wave, delay = templates.of(event)
             size = np.exp(person.beat_spread*rng.standard_normal())
             size *= 1 + breath*np.sin(2*np.pi*person.patient.breath*event.time)
+            if event.what in 'fF':
+                size *= np.exp(person.wave_spread*np.clip(rng.standard_normal(), -2, 2))
             if event.what == 'v':
                 if event.time > last + 1:
                     began = event.time
@@ -865,7 +872,7 @@ def _render(person, templates, events, samples, fs, rng, mains):
             if event.what == 'V':
                 notes.append((event.time + delay, _symbol(event), ''))
     signal = signal[:samples]
-    signal += laboratory_noise(rng, samples, fs, templates.surface, person.noise, person.patient.breath, mains)
+    _add_noise(signal, person, templates.surface, fs, rng, mains)
     used = np.abs(templates.weights).sum(0) > 0
     numerator, denominator = butter(1, person.high_pass, 'high', fs=fs)
     state = lfilter_zi(numerator, denominator)[:, None]*signal[:1]

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SURFACE', 'INDEPENDENT', 'CATHETERS', 'DRAWN', 'ECG', 'CHEST', 'INSIDE', 'LEFT_CENTRE', 'DOWER', 'CYCLES',
-           'RESTITUTION', 'HOLTER', 'LABORATORY', 'CHUNK', 'Body', 'Waves', 'Noise', 'draw_noise', 'Renderer']
+           'RESTITUTION', 'HOLTER', 'LABORATORY', 'CHUNK', 'Body', 'Waves', 'Noise', 'draw_noise', 'NoiseSource',
+           'Renderer']
 
 # %% ../../nbs/sim/03_signals.ipynb #c003-71749c
 from copy import copy
@@ -413,9 +414,10 @@ class _Smooth:
         memory:float, # Share of a knot that the next one keeps
         channels:int,
         rng:np.random.Generator,
+        samples:int=FS, # Per second
     ):
         knots = np.arange(-3, rate + 4)/rate
-        time = np.arange(FS)/FS
+        time = np.arange(samples)/samples
         # (samples of a second, knots that reach into it); three knots are shared with the second before
         self.basis = BSpline.design_matrix(time, knots, 3).toarray().astype(np.float32)
         self.memory, self.rng = memory, rng
@@ -447,13 +449,14 @@ class _Smooth:
         starts = np.arange(seconds)*per_second
         # (channels, seconds, knots that reach into the second)
         reached = (knots*scale).T[:, starts[:, None] + np.arange(per_second + 3)]
-        return (reached @ (self.size*self.basis.T)).reshape(-1, seconds*FS).T
+        return (reached @ (self.size*self.basis.T)).reshape(-1, seconds*len(self.basis)).T
 
 def _reservoir(
     rng:np.random.Generator,
     low:float=0., # Hz: from here …
     high:float=FS/2, # … to here; beyond it the power falls like that of a filter of third order
     band=(20, 40), # Hz: where the standard deviation is to be 1
+    fs:float=FS, # Samples per second
 ): # (samples,)
     "A long stretch of noise to cut pieces from."
     samples = 1 << 16
@@ -463,7 +466,100 @@ def _reservoir(
     power = np.abs(spectrum*shape)**2
     in_band = (frequency >= band[0]) & (frequency <= band[1])
     scale = samples/np.sqrt(2*power[in_band].sum())
-    return np.fft.irfft(scale*spectrum*shape, samples).astype(np.float32)
+    wanted = round(samples*fs/FS) # a shorter spectrum is the same noise at a lower rate
+    return np.fft.irfft(scale*wanted/samples*spectrum*shape, wanted).astype(np.float32)
+
+
+# %% ../../nbs/sim/03_signals.ipynb #noise-source
+class NoiseSource:
+    "Makes the noise of one record at any rate, a stretch of 16 s at a time."
+    def __init__(self,
+        noise:Noise, # Levels of the record
+        inside, # (channels,) bool: between two near electrodes of a catheter, where breathing and arms are hardly seen
+        rng:np.random.Generator,
+        breath:float, # Breaths per second
+        fs:float=FS, # Samples per second
+    ):
+        # the order of the draws is part of the result: the same seed gives the same noise
+        self.rng = rng
+        self.fs = fs
+        self.inside = np.asarray(inside)
+        self.channels = len(self.inside)
+        self.seconds = CHUNK//FS
+        self.per_second = round(fs) # samples that a second of a smooth curve has
+        self.samples = self.seconds*self.per_second # of a stretch
+        self.start = 0 # number of the first sample of the next stretch
+        self.white = self._sizes(noise.white, 2., .3)
+        self.muscle = self._sizes(noise.muscle, .1, .4)
+        self.wander = self._sizes(noise.wander, .05, .4)
+        self.motion = self._sizes(noise.electrode_motion, .05, .5)
+        mains = self._sizes(noise.mains, 1.5, .5)
+        share = rng.uniform(.2, .8) # of the wander that comes with the breath
+        sway = self.wander*np.sqrt(2*share)
+        self.wander *= np.sqrt(1 - share)
+        self.tones = np.array([noise.mains_frequency, 3*noise.mains_frequency, breath]) # Hz
+        # (tones, channels) mV: each with a phase of its own in every channel; the converter has no tone beyond its half
+        sizes = np.stack([self._phased(mains), self._phased(.15*mains), self._phased(sway)])
+        self.tone_sizes = sizes*(self.tones < fs/2)[:, None]
+        turns = self.tones[:, None]*np.arange(self.samples)/fs % 1
+        # (tones, samples of a stretch)
+        self._cosine = np.cos(2*np.pi*turns).astype(np.float32)
+        self._sine = np.sin(2*np.pi*turns).astype(np.float32)
+        self._slow = _Smooth(1, .9, self.channels, rng, self.per_second)
+        self._quick = _Smooth(8, 0., self.channels, rng, self.per_second)
+        self._gusts = _Smooth(1, .7, 1, rng, self.per_second)
+        self._hiss = _reservoir(rng, band=(65, 100), fs=fs)
+        self._tremor = _reservoir(rng, 20, 45, fs=fs)
+
+    def _sizes(self, surface, inside, spread):
+        "Level of a disturbance per channel, mV: `inside`: share that reaches a catheter; `spread`: of its logarithm."
+        usual = surface*np.where(self.inside, inside, 1.)
+        return (usual*np.exp(spread*self.rng.standard_normal(self.channels))).astype(np.float32)
+
+    def _phased(self, size):
+        "Sizes as complex numbers whose angles are drawn."
+        return size*np.exp(1j*self.rng.uniform(0, 2*np.pi, self.channels))
+
+    def breathing(self,
+        swing:float, # Largest change, a fraction
+    )->np.ndarray: # (samples,)
+        "How the size of the leads changes with the breath in the next stretch."
+        phase = swing*np.exp(2j*np.pi*self.tones[-1]*(self.start/self.fs))
+        return np.float32(phase.real)*self._sine[-1] + np.float32(phase.imag)*self._cosine[-1]
+
+    def next(self,
+        heart=np.zeros(1, np.float32), # (samples, channels) mV, to which the noise is added
+    )->np.ndarray: # (samples, channels) mV
+        "The next stretch of noise, upon what the heart makes."
+        gusts = np.exp(.5*self._gusts.next(self.seconds)) # of the muscles: all leads at once
+        signal = self._cut(self._tremor, self.muscle)
+        signal *= gusts
+        signal += self._hum()
+        signal += heart
+        signal += self._cut(self._hiss, self.white)
+        signal += self._slow.next(self.seconds, scale=self.wander)
+        # an electrode moves now and then
+        strength = self.rng.standard_normal((self.seconds, self.channels), dtype=np.float32)
+        moved = self.rng.random((self.seconds, self.channels), dtype=np.float32) < .02
+        strength = np.exp(.5*strength)*np.where(moved, 8, 1).astype(np.float32)
+        signal += self._quick.next(self.seconds, np.repeat(strength, 8, axis=0), self.motion)
+        self.start += self.samples
+        return signal
+
+    def _cut(self, reservoir, sizes):
+        "A piece of noise for each channel, from another place each time."
+        pieces = np.empty((len(sizes), self.samples), np.float32)
+        starts = self.rng.integers(0, len(reservoir) - self.samples, len(sizes))
+        for row, start in enumerate(starts):
+            np.multiply(reservoir[start:start + self.samples], sizes[row], out=pieces[row])
+        return pieces.T
+
+    def _hum(self):
+        "All tones: (samples, channels)."
+        phases = np.exp(2j*np.pi*(self.tones*self.start/self.fs % 1))
+        sizes = self.tone_sizes*phases[:, None]
+        real, imaginary = sizes.real.astype(np.float32), sizes.imag.astype(np.float32)
+        return (real.T @ self._cosine - imaginary.T @ self._sine).T
 
 
 # %% ../../nbs/sim/03_signals.ipynb #c029-477959
@@ -482,38 +578,9 @@ class Renderer:
         self.start = 0 # number of the first sample of the next chunk
         # (samples, channels), one channel after another in memory
         self.buffer = np.zeros((len(DRAWN), CHUNK + _OVERLAP), np.float32).T
-        level = self.noise
-        # between two near electrodes of a catheter breathing and arms are hardly seen
-        self.white = self._sizes(level.white, 2., .3)
-        self.muscle = self._sizes(level.muscle, .1, .4)
-        self.wander = self._sizes(level.wander, .05, .4)
-        self.motion = self._sizes(level.electrode_motion, .05, .5)
-        mains = self._sizes(level.mains, 1.5, .5)
-        share = rng.uniform(.2, .8) # of the wander that comes with the breath
-        sway = self.wander*np.sqrt(2*share)
-        self.wander *= np.sqrt(1 - share)
-        breath = waves.patient.breath
-        self.tones = np.array([level.mains_frequency, 3*level.mains_frequency, breath]) # Hz
-        # (tones, channels) mV: each with a phase of its own in every channel
-        self.tone_sizes = np.stack([self._phased(mains), self._phased(.15*mains), self._phased(sway)])
-        turns = self.tones[:, None]*np.arange(CHUNK)/FS % 1
-        # (tones, samples of a chunk)
-        self._cosine = np.cos(2*np.pi*turns).astype(np.float32)
-        self._sine = np.sin(2*np.pi*turns).astype(np.float32)
-        self._slow = _Smooth(1, .9, len(DRAWN), rng)
-        self._quick = _Smooth(8, 0., len(DRAWN), rng)
-        self._gusts = _Smooth(1, .7, 1, rng)
-        self._hiss = _reservoir(rng, band=(65, 100))
-        self._tremor = _reservoir(rng, 20, 45)
-
-    def _sizes(self, surface, inside, spread):
-        "Level of a disturbance per channel, mV: `inside`: share that reaches a catheter; `spread`: of its logarithm."
-        usual = surface*np.r_[np.ones(len(INDEPENDENT)), np.full(len(CATHETERS), inside)]
-        return (usual*np.exp(spread*self.rng.standard_normal(len(DRAWN)))).astype(np.float32)
-
-    def _phased(self, size):
-        "Sizes as complex numbers whose angles are drawn."
-        return size*np.exp(1j*self.rng.uniform(0, 2*np.pi, len(DRAWN)))
+        # the catheters measure between two near electrodes
+        inside = np.arange(len(DRAWN)) >= len(INDEPENDENT)
+        self.laboratory = NoiseSource(self.noise, inside, rng, waves.patient.breath)
 
     def add(self,
         event:Event, # Of the next chunk; those of a later one must wait for it
@@ -530,23 +597,9 @@ class Renderer:
     )->np.ndarray: # (CHUNK, channels) mV
         "The next chunk."
         time = (self.start + np.arange(CHUNK))/FS
-        seconds = CHUNK//FS
-        gusts = np.exp(.5*self._gusts.next(seconds)) # of the muscles: all leads at once
-        signal = self._cut(self._tremor, self.muscle)
-        signal *= gusts
-        signal += self._hum()
         # the leads turn a little with every breath
-        phase = self.waves.swing*np.exp(2j*np.pi*self.waves.patient.breath*time[0])
-        breathing = np.float32(phase.real)*self._sine[-1] + np.float32(phase.imag)*self._cosine[-1]
-        self.buffer[:CHUNK, ECG] *= 1 + breathing[:, None]
-        signal += self.buffer[:CHUNK]
-        signal += self._cut(self._hiss, self.white)
-        signal += self._slow.next(seconds, scale=self.wander)
-        # an electrode moves now and then
-        strength = self.rng.standard_normal((seconds, len(DRAWN)), dtype=np.float32)
-        moved = self.rng.random((seconds, len(DRAWN)), dtype=np.float32) < .02
-        strength = np.exp(.5*strength)*np.where(moved, 8, 1).astype(np.float32)
-        signal += self._quick.next(seconds, np.repeat(strength, 8, axis=0), self.motion)
+        self.buffer[:CHUNK, ECG] *= 1 + self.laboratory.breathing(self.waves.swing)[:, None]
+        signal = self.laboratory.next(self.buffer[:CHUNK])
         for span in noisy:
             first, last = np.clip(((np.array(span) - time[0])*FS).astype(int), 0, CHUNK)
             if last > first:
@@ -557,21 +610,6 @@ class Renderer:
         self.buffer[_OVERLAP:] = 0
         self.start += CHUNK
         return signal
-
-    def _cut(self, reservoir, sizes):
-        "A piece of noise for each channel, from another place each time."
-        pieces = np.empty((len(sizes), CHUNK), np.float32)
-        starts = self.rng.integers(0, len(reservoir) - CHUNK, len(sizes))
-        for row, start in enumerate(starts):
-            np.multiply(reservoir[start:start + CHUNK], sizes[row], out=pieces[row])
-        return pieces.T
-
-    def _hum(self):
-        "All tones: (samples, channels)."
-        phases = np.exp(2j*np.pi*(self.tones*self.start/FS % 1))
-        sizes = self.tone_sizes*phases[:, None]
-        real, imaginary = sizes.real.astype(np.float32), sizes.imag.astype(np.float32)
-        return (real.T @ self._cosine - imaginary.T @ self._sine).T
 
     def _disturbance(self, samples):
         "Cables pulled, a child coughing: slow swings and muscle; catheters at the rails."

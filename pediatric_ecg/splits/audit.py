@@ -26,7 +26,8 @@ LEAK_KINDS = {
     'selection': 'early stopping, calibration, … beyond training and validation',
     'undeclared': 'a required declaration of what was fitted on which rows is missing',
 }
-SELECTION = ('early_stopping', 'calibration', 'pool', 'temperature', 'thresholds', 'selection') # may also read validation rows
+# may also read validation rows
+SELECTION = ('early_stopping', 'calibration', 'pool', 'temperature', 'thresholds', 'selection')
 
 # %% ../../nbs/splits/03_audit.ipynb #c011-d7531e
 class Leak(NamedTuple):

@@ -51,7 +51,8 @@ class SimulatedPeople:
         else:
             people = 'simulated patient' if self.patients == 1 else 'simulated patients'
             made = f'{self.patients:,} {people} ({self.windows:,} windows, seed {self.seed})'
-            sentences = [f'{made} were trained on, in members of their own or beside the real ones; no figure counts them.']
+            sentences = [f'{made} were trained on, in members of their own or beside the real ones; '
+                         'no figure counts them.']
         if self.left_out:
             windows = ', '.join(f'{label} ({count:,})' for label, count in self.left_out.items())
             sentences.append(f'Simulated windows of other classes were left out: {windows}.')
