@@ -21,7 +21,7 @@ from pediatric_ecg.data import get_database, read_header
 from pediatric_ecg.evaluate import floors
 from pediatric_ecg.evaluate.calibration import temper
 from pediatric_ecg.evaluate.floors import ALONE, RUN_FLOORS, window_features
-from pediatric_ecg.evaluate.pool import LEAST_OPINION, MEMBERS, Ensemble, Forest, completed, pool
+from pediatric_ecg.evaluate.pool import LEAST_OPINION, MEMBERS, ON_FEATURES, Ensemble, completed, pool
 from pediatric_ecg.experiments import Protocol, RunFolder, evaluate_run, train_store
 from pediatric_ecg.experiments.cells import fit_members
 from pediatric_ecg.experiments.run import (
@@ -44,7 +44,9 @@ TINY = TrainConfig(
 TWO = Protocol(folds=2, draws=20)
 PEOPLE = 16
 FAST = {"config": TINY, "protocol": TWO, "n_jobs": 1, "progress": False}
-KEPT = {"network": 0.5, "forest": 0.7, "forest_simulated": 0.3, "simulated": 0.4}
+KEPT = {
+    "network": 0.5, "forest": 0.7, "regression": 0.2, "forest_simulated": 0.3, "regression_simulated": 0.1,
+    "simulated": 0.4}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,12 +91,12 @@ def test_every_fold_has_weights(pooled, simstore):
         assert all(0 <= weight <= 2 for weight in weights.values())
     assert read_json(pooled / "config.json", dict, "")["pool"] == manifest.pool["final"]
     assert {path.name for path in pooled.iterdir()} >= {
-        "forest.safetensors", "forest_simulated.safetensors", "simulated"}
+        *(f"{name}.safetensors" for name in ON_FEATURES), "simulated"}
 
 
-def test_a_run_of_patients_has_two_members(of_patients):
+def test_a_run_of_patients_has_members_of_patients(of_patients):
     manifest = RunFolder.open(of_patients).manifest
-    assert all(list(weights) == ["network", "forest"] for weights in manifest.pool.values())
+    assert all(list(weights) == ["network", "forest", "regression"] for weights in manifest.pool.values())
     assert not (of_patients / "forest_simulated.safetensors").exists()
     assert not (of_patients / "simulated").exists()
     alone = RunFolder.open(of_patients).floors
@@ -110,7 +112,7 @@ def test_predictions_are_those_of_all_members_together(pooled, simstore, tmp_pat
     _, answer, fitted = fit_members(training, fold, labels, TINY, TWO.seed, members, checkpoint=tmp_path / "c")
     weights = finished.manifest.pool[f"{fold.split}-{fold.name}"]
     assert answer.weights == weights
-    assert set(fitted.fitted["pool"]) <= set(fold.valid) and set(fitted.fitted["forest"]) <= set(fold.train)
+    assert set(fitted.fitted["pool"]) <= set(fold.valid) and set(fitted.fitted["on_features"]) <= set(fold.train)
 
     opinions = answer.opinions(fold.test)
     product = np.prod([(opinions[name] + LEAST_OPINION) ** weight for name, weight in weights.items()], axis=0)
@@ -123,7 +125,7 @@ def test_predictions_are_those_of_all_members_together(pooled, simstore, tmp_pat
 
     alone = finished.floors
     alone = alone[(alone.split == fold.split) & (alone.fold == fold.name)].set_index("window")
-    for name in (*ALONE, "forest"):
+    for name in (*ALONE, "forest", "regression"):
         answers = [labels[number] for number in opinions[name].argmax(1)]
         assert list(alone[name][found["window"]]) == answers, name
 
@@ -157,9 +159,9 @@ def by_hand(run, record):
                 opinion = other(*tensors).logits.softmax(-1).numpy()
                 opinions["simulated"] = completed(opinion, known, classes, opinions["network"])
         features = window_features(signals, present, config["fs"]).astype(np.float16).astype(float)
-        for name in ("forest", "forest_simulated"):
+        for name, kind in ON_FEATURES.items():
             if name in weights:
-                opinions[name] = Forest.load(run / f"{name}.safetensors", len(classes))(features)
+                opinions[name] = kind.load(run / f"{name}.safetensors", len(classes))(features)
         if list(opinions) == ["network"]:
             probabilities.append(opinions["network"])
         else:
@@ -190,7 +192,8 @@ def test_a_run_of_the_former_version(of_patients, simdb, tmp_path, capsys):
         content = json.loads((run / name).read_text())
         del content["pool"]
         (run / name).write_text(json.dumps(content))
-    (run / "forest.safetensors").unlink()
+    for name in ("forest", "regression"):
+        (run / f"{name}.safetensors").unlink()
     answers = pd.read_csv(run / "floors.csv")
     answers.drop(columns="network").to_csv(run / "floors.csv", index=False)
     assert Ensemble.load(run).weights == {"network": 1.0}
@@ -216,7 +219,7 @@ def test_the_report_says_who_answers(pooled, capsys):
     assert cli.main(["evaluate", str(pooled)]) == 0
     printed = capsys.readouterr().out
     assert "Macro F1 of members alone" in printed and max(map(len, printed.splitlines()[:-1])) <= 80
-    assert "forest_simulated.safetensors, simulated/ and config.json" in (pooled / "model_card.md").read_text()
+    assert "regression_simulated.safetensors, simulated/ and config.json" in (pooled / "model_card.md").read_text()
     assert "in members of their own or beside the real ones" in page
 
 
@@ -228,12 +231,12 @@ def test_an_explanation_names_the_other_members(weighted, simstore):
     assert "its weight is 0.50, beside the random forest 0.70" in explanation.others[0]
     answer = ensemble(signals, present)[0].argmax()
     assert (len(explanation.others) == 2) == (answer != explanation.target)
-    alone = replace(ensemble, weights={"network": 1.0}, forests={}, simulated=None, known=())
+    alone = replace(ensemble, weights={"network": 1.0}, on_features={}, simulated=None, known=())
     assert explain(alone, *window, steps=4).others == explain(ensemble.network, *window, steps=4).others == ()
 
 
 @pytest.mark.parametrize("name", [
-    "forest.safetensors", "forest_simulated.safetensors", "simulated/model.safetensors", "simulated/config.json"])
+    "forest.safetensors", "regression_simulated.safetensors", "simulated/model.safetensors", "simulated/config.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_damaged_member_is_one_line(weighted, simdb, tmp_path, capsys, name, damage):
     file = weighted / name
