@@ -70,8 +70,8 @@ class Population:
     "What varies between people and laboratories: (low, high) to draw from evenly, or one number."
     # the person
     age: tuple = _range('our choice', 0., 90.) # years
-    rate_spread: float = _number('our choice, after Fleming', .15) # sinus rate around the median of its age, s.d. of the logarithm
-    rsa: tuple = _range('our choice, after Hirsch', .005, .08) # respiratory change of the sinus cycle, fraction; falls with age
+    rate_spread: float = _number('our choice, after Fleming', .15) # sinus rate at an age, s.d. of the logarithm
+    rsa: tuple = _range('our choice, after Hirsch', .005, .08) # of the sinus cycle with the breath; falls with age
     tone: tuple = _range('our choice', .01, .1) # slow changes of the sinus cycle, fraction; on a logarithmic scale
     ah: tuple = _range('our choice, after Josephson', .055, .13) # atrium → His, s; short in a child
     first_degree: float = _number('our choice', .05) # share of the over-60s whose AH is longer by 60 to 140 ms
@@ -84,19 +84,19 @@ class Population:
     flutter_rest: tuple = _range('our choice', .02, .16) # what waves that get stuck add to the node's rest, s
     av_erp: tuple = _range('our choice, after Josephson', .25, .43) # shortest interval that the AV node conducts, s
     ectopic: tuple = _range('our choice, after Saoudi', .45, .8) # cycle of an ectopic atrial rhythm, s
-    junction: tuple = _range('our choice', .55, 1.5) # cycle of a junctional rhythm, s: escape 40/min, accelerated 110/min
+    junction: tuple = _range('our choice', .55, 1.5) # cycle of a junctional rhythm, s: 40/min to, accelerated, 110/min
     junction_first: float = _number('our choice', .35) # of junctions that reach the atria: share with P before QRS
     junction_late: float = _number('our choice', .35) # … and share with P after QRS; in the others it is hidden in QRS
     sinus_waits: float = _number('our choice', .8) # share whose sinus node stands still under a junctional rhythm
     concealed: tuple = _range('our choice', .3, .6) # after a ventricular beat the node is used so long, sinus cycles
     va_conducts: float = _number('our choice, after Josephson', .5) # share whose ventricular beats can reach the atria
-    rbbb: tuple = _range('our choice, after Eriksson', .01, .12) # share with right bundle branch block, at 20 and at 80 years
+    rbbb: tuple = _range('our choice, after Eriksson', .01, .12) # share with right bundle branch block at 20 and 80
     lbbb: tuple = _range('our choice, after Eriksson', .005, .08) # share with left bundle branch block
-    ventricular_ectopy: tuple = _range('our choice, after Kennedy', .0005, .12) # share of beats; drawn on a logarithmic scale
+    ventricular_ectopy: tuple = _range('our choice, after Kennedy', .0005, .12) # share of beats; logarithmic scale
     atrial_ectopy: tuple = _range('our choice, after Conen', .0005, .08) # share of beats; drawn on a logarithmic scale
     # the heart in the chest
     axis: tuple = _range('our choice, after Rijnbeek 2014', -.7, .45) # turn in the frontal plane, radians
-    transition: tuple = _range('our choice, after Rijnbeek 2014', -.45, .45) # turn about the long axis of the body, radians
+    transition: tuple = _range('our choice, after Rijnbeek 2014', -.45, .45) # turn about the body's long axis, radians
     tilt: tuple = _range('our choice', -.3, .3) # turn about the axis from right to left, radians
     left_mass: tuple = _range('our choice, after Rijnbeek 2014', .8, 1.7) # of the left ventricle; above 1.3 hypertrophy
     right_mass: tuple = _range('our choice, after Rijnbeek 2001', .8, 1.8) # of the right ventricle
@@ -106,18 +106,18 @@ class Population:
     f_size: tuple = _range('our choice', .6, 1.6) # of fibrillation and flutter waves
     wave_spread: tuple = _range('our choice', .05, .35) # of them from wave to wave, s.d. of the logarithm
     qrs_size: tuple = _range('our choice, after Rijnbeek 2014', .6, 1.3)
-    chest_size: tuple = _range('our choice, after Rijnbeek 2014', .5, 1.1) # of all waves in the chest leads: fat, lungs, distance
+    chest_size: tuple = _range('our choice, after Rijnbeek 2014', .5, 1.1) # of all waves in V1 to V6: fat, distance
     t_size: tuple = _range('our choice, after Rijnbeek 2014', .5, 1.9)
     t_inverted: float = _number('our choice', .1) # share with T waves upside down: ischaemia, strain, drugs
     st_shift: tuple = _range('our choice, after Surawicz', -.12, .15) # mV
     sharpness: tuple = _range('our choice, after Das', 0., .4) # how much of its fast part is added to QRS
     notch: tuple = _range('our choice, after Das', 0., .12) # size of a notch in QRS, of its height
     repolarisation: tuple = _range('our choice, after Malik', .88, 1.18) # duration of the action potentials, usual: 1
-    restitution: tuple = _range('our choice, after Malik', .75, 1.35) # how strongly it follows the cycle: factor on the cycle
+    restitution: tuple = _range('our choice, after Malik', .75, 1.35) # how it follows the cycle: factor on the cycle
     beat_spread: float = _number('our choice', .04) # size from beat to beat, s.d. of the logarithm
     # electrodes
-    placement: float = _number('our choice, after Wenger', .3) # shift of a chest electrode, as a share of the way to the next, s.d.
-    modified: float = _number('our choice, after Moody 2001', .25) # lead I that a limb electrode on the chest adds, s.d.
+    placement: float = _number('our choice, after Wenger', .3) # shift of a chest electrode, in ways to the next, s.d.
+    modified: float = _number('our choice, after Moody 2001', .25) # lead I in a limb lead taken on the chest, s.d.
     lead_spread: float = _number('our choice', .15) # gain of each lead, s.d. of the logarithm
     reversed_arms: float = _number('our choice, after Rudiger', .01) # share with the arm electrodes exchanged
     wrong_polarity: float = _number('our choice', .01) # share of leads with the wrong sign

@@ -328,7 +328,9 @@ def _flutter_through_node(heart):
     return wave + .14 + heart.jitter(patient.ah + .04, .2)*np.exp((rested - wave)/.1)
 
 def afl(heart:Heart)->float: # Time of the QRS, s
-    "Atrial flutter: a wave circles the annulus; the node passes every n-th, one of them by turns, or what finds it rested."
+    """Atrial flutter: a wave circles the annulus.
+
+    The node passes every n-th wave, every second to fourth by turns, or whichever finds it rested."""
     patient = heart.patient
     _begin_waves(heart)
     if patient.flutter_rest and not patient.flutter_block:
