@@ -164,7 +164,7 @@ def made_up_run(folder, seed=0):
     metrics = {}
     for split, table in predictions.groupby("split"):
         metrics[split] = summarise(
-            table, [*LABELS, ONE_PATIENT_ALONE], not_evaluable=[ONE_PATIENT_ALONE], draws=500
+            table, [*LABELS, ONE_PATIENT_ALONE], not_evaluable=[ONE_PATIENT_ALONE]
         )
     config = {
         "classes": LABELS,
@@ -240,5 +240,5 @@ def _manifest(predictions, seed):
         "elapsed_s": 0.0,
         "flow": FLOW,
         "subject_notes": SUBJECT_NOTES,
-        "protocol": {"folds": 3, "repeats": 1, "min_patients": 2, "draws": 500, "seed": seed},
+        "protocol": {"folds": 3, "repeats": 1, "min_patients": 2, "seed": seed},
     }

@@ -31,7 +31,7 @@ from pediatric_ecg.windows.people import with_people
 
 SMALL = TrainConfig(
     epochs=1, per_group=4, batch_size=16, loss="ce", model={"widths": [16, 16], "depth": 1, "heads": 2})
-TWO = Protocol(folds=2, draws=50)
+TWO = Protocol(folds=2)
 
 
 @pytest.fixture(scope="module")

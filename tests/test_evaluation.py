@@ -1,6 +1,7 @@
-"""Figures against scikit-learn, intervals against the loop one would write first."""
+"""Figures against scikit-learn, intervals against the formula one would write first."""
 
 import json
+import time
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -20,12 +22,16 @@ from sklearn.metrics import (
 )
 
 from pediatric_ecg.core import DataError
-from pediatric_ecg.evaluate import compare, scores, summarise
+from pediatric_ecg.evaluate import compare, holm, scores, summarise
 from pediatric_ecg.evaluate.scores import (
     METRICS,
-    bootstrap,
+    _count_intervals,
+    _estimates,
+    _patient_counts,
+    class_intervals,
     confusion,
     gross_average,
+    intervals,
     per_class,
     per_patient,
     plot_confusion,
@@ -123,41 +129,136 @@ def test_areas_that_are_not_defined_are_none():
     assert summarise(table, LABELS)["macro_auroc"] is None
 
 
-@pytest.mark.parametrize("absent", ["zero", "skip"])
-def test_bootstrap_equals_the_naive_loop(absent):
-    table, draws = make(windows=120, patients=6), 60
-    fast = bootstrap(table, LABELS, draws=draws, seed=5, absent=absent)
-    names, found = np.unique(table.subject), []
-    patients = len(names)
-    for times in np.random.default_rng(5).multinomial(patients, np.full(patients, 1 / patients), size=draws):
-        rows = []
-        for subject, number in zip(names, times, strict=True):
-            rows += [table[table.subject == subject]] * number
-        rows = pd.concat(rows)
-        kept = LABELS if absent == "zero" else [label for label in LABELS if (rows.truth == label).any()]
-        found.append(by_sklearn(rows.truth, rows.prediction, kept))
+def naive_interval(sums, value):
+    """The interval of one quotient, patient by patient, from the formulas of the notebook.
+
+    `sums` are (windows counted for, windows counted) of each patient, real ones first and the two started ones last."""
+    real, total = sums[:-2], sum(b for _, b in sums)
+    ratio = sum(a for a, _ in sums) / total
+    squares = [((a - ratio * b) / total) ** 2 / (1 - b / total) for a, b in sums]
+    windows = [b for _, b in real]
+    patients = sum(windows) ** 2 / sum(b**2 for b in windows)
+    freedom = max(patients + 2 / 3 - 1, 1)
+    reach = stats.t.ppf(0.975, freedom) * sum(squares) ** 0.5
+    return [min(max(ratio - reach, 0), value), max(min(ratio + reach, 1), value)]
+
+
+def test_recall_interval_equals_the_naive_formula():
+    table = make(windows=150, patients=7)
+    found = class_intervals(table, LABELS)
+    for label in LABELS:
+        held = table[table.truth == label]
+        sums = [((part.prediction == label).sum(), len(part)) for _, part in held.groupby("subject")]
+        started = len(held) / len(sums) / 3
+        expected = naive_interval([*sums, (started, started), (0, started)], (held.prediction == label).mean())
+        assert found[label]["recall"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_macro_error_is_near_the_jackknife():
+    table = make(windows=2000, patients=40)
+    counts = _patient_counts(table, LABELS)[0]
+    errors = {key: estimate.error for key, estimate in _estimates(counts, len(LABELS)).items()}
+    without = [scores(*(table[table.subject != who][name] for name in ("truth", "prediction")), LABELS)
+               for who in table.subject.unique()]
     for key in METRICS:
-        interval = np.percentile([figures[key] for figures in found], [2.5, 97.5])
-        assert fast[key] == pytest.approx(interval, abs=1e-12)
+        values = np.array([figures[key] for figures in without])
+        jackknife = np.sqrt(((values - values.mean()) ** 2).sum() * 39 / 40)
+        assert errors[key] == pytest.approx(jackknife, rel=0.1)
 
 
-def test_bootstrap_is_over_patients():
+def test_intervals_are_over_patients():
     table = make(windows=400)
-    once = bootstrap(table, LABELS, 200)
-    assert once == bootstrap(table.sample(frac=1, random_state=0), LABELS, 200)
+    once = intervals(table, LABELS)
+    assert once == intervals(table.sample(frac=1, random_state=0), LABELS)
     thrice = pd.concat([table, table.assign(seed=1), table.assign(seed=2)])
-    for key, interval in bootstrap(thrice, LABELS, 200).items():
+    for key, interval in intervals(thrice, LABELS).items():
         assert interval == pytest.approx(once[key]), "more seeds are not more patients"
-    one = bootstrap(table.assign(subject="only"), LABELS)
-    assert all(interval == [None, None] for interval in one.values())
-    with pytest.raises(DataError, match="skip or zero"):
-        bootstrap(table, LABELS, absent="drop")
+    one = table.assign(subject="only")
+    assert all(interval == [None, None] for interval in intervals(one, LABELS).values())
+    assert class_intervals(one, LABELS)["VT"]["f1"] == class_intervals(one, LABELS)["VT"]["auroc"] == [None, None]
+
+
+@pytest.mark.parametrize("right", [0, 3])
+def test_three_patients_do_not_make_certainty(right):
+    frequent = pd.DataFrame({"subject": list("abcdefgh"), "truth": "(N", "prediction": "(N"})
+    rare = pd.DataFrame({"subject": list("abc"), "truth": "J", "prediction": "J" if right else "(N"})
+    table = pd.concat([frequent, rare])
+    low, high = class_intervals(table, ["(N", "J"])["J"]["recall"]
+    assert (low == 0 and high > 0.3) if right == 0 else (high == 1 and low < 0.7)
+    low, high = intervals(table, ["(N", "J"])["macro_recall"]
+    assert high - low > 0.15
+    # one label of all windows: the whole scale is in order, and no division fails
+    assert class_intervals(rare.assign(prediction="J"), ["J"])["J"]["recall"][1] == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("ABC"), st.sampled_from("ABCD")), min_size=1))
+def test_intervals_hold_the_figure_and_stay_on_the_scale(rows):
+    table = pd.DataFrame(rows, columns=["subject", "truth", "prediction"])
+    summary = summarise(table, list("ABC"))
+    figures = [(summary[key], summary["ci95"][key]) for key in METRICS]
+    for entry in summary["per_class"].values():
+        figures += [(entry[name], interval) for name, interval in entry["ci95"].items()]
+    for value, (low, high) in figures:
+        assert low is None or 0 <= low <= value <= high <= 1
+
+
+def test_auroc_interval_covers():
+    "Simulated patients whose probabilities carry a part of their own; the truth is the mean over many studies."
+    rng, values, ends = np.random.default_rng(0), [], []
+    for _ in range(150):
+        subject = np.repeat(np.arange(14), 20)
+        is_label = rng.random(len(subject)) < np.where(subject < 6, 0.5, 0)
+        own = rng.normal(size=(2, 14))[is_label.astype(int), subject]
+        score = 1.4 * is_label + 0.8 * own + rng.normal(size=len(subject))
+        truth = np.where(is_label, "VT", "(N")
+        table = pd.DataFrame({"subject": subject, "truth": truth, "prediction": truth, "p_VT": score})
+        values.append(roc_auc_score(is_label, score))
+        ends.append(class_intervals(table, ["VT"])["VT"]["auroc"])
+        assert ends[-1][0] <= values[-1] <= ends[-1][1]
+    low, high = np.transpose(ends)
+    assert 0.9 <= np.mean((low <= np.mean(values)) & (np.mean(values) <= high)) < 1
+
+
+def test_intervals_are_quick():
+    counts = np.random.default_rng(0).poisson(3, size=(48, 10, 10)).astype(float)
+    start = time.perf_counter()
+    _count_intervals(counts, 10)
+    assert time.perf_counter() - start < 0.5
+
+
+def naive_holm(p):
+    "Holm (1979), word by word: step down, stop at the first that is not rejected; the smallest level that rejects."
+    adjusted = []
+    for value in p:
+        steps = [(len(p) - number) * smaller for number, smaller in enumerate(sorted(p)) if smaller <= value]
+        adjusted.append(min(1, max(steps[: sorted(p).index(value) + 1])))
+    return adjusted
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=12, unique=True))
+def test_holm_equals_its_definition(p):
+    adjusted = holm(p)
+    assert adjusted == pytest.approx(naive_holm(p))
+    for level in (0.01, 0.05, 0.2):  # the procedure itself
+        rejected = set()
+        for number, index in enumerate(np.argsort(p)):
+            if p[index] * (len(p) - number) > level:
+                break
+            rejected.add(int(index))
+        assert rejected == set(np.flatnonzero(adjusted <= level).tolist())
+
+
+def test_holm_leaves_out_what_was_not_tested():
+    assert holm([None, 0.01, np.nan, 0.03]) == pytest.approx([np.nan, 0.02, np.nan, 0.03], nan_ok=True)
+    assert len(holm([])) == 0
 
 
 def test_summary_is_plain_and_complete():
     table = pd.concat([make(), make().assign(seed=1)])
     windows = make().rename(columns={"truth": "label"})
-    summary = summarise(table, LABELS, not_evaluable=["J"], table=windows, draws=100)
+    summary = summarise(table, LABELS, not_evaluable=["J"], table=windows)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     figures = {key: summary[key] for key in METRICS}
     assert figures == pytest.approx(by_sklearn(table.truth, table.prediction, LABELS[:3]))
@@ -166,6 +267,8 @@ def test_summary_is_plain_and_complete():
     assert summary["per_class"]["J"] == "not evaluable" and summary["classes"] == LABELS[:3]
     for key, (low, high) in summary["ci95"].items():
         assert low <= summary[key] <= high
+    for label in LABELS[:3]:
+        assert set(summary["per_class"][label]["ci95"]) == {"precision", "recall", "f1", "f2", "specificity", "auroc"}
     assert np.array(summary["confusion"]["counts"]).sum() == 600
     assert summary["cohort"]["AF"]["windows"] == summary["per_class"]["AF"]["windows"] / 2
     with pytest.raises(DataError, match="no class is evaluable"):
@@ -174,7 +277,7 @@ def test_summary_is_plain_and_complete():
 
 def test_classes_never_seen_and_all_wrong():
     table = make(windows=30).assign(truth="(N", prediction="AF")
-    summary = summarise(table, [*LABELS, "never"], draws=50)
+    summary = summarise(table, [*LABELS, "never"])
     assert summary["top1"] == 0 and summary["macro_f1"] == 0
     assert summary["n_classes"] == 5 and summary["per_class"]["never"]["windows"] == 0
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
@@ -210,8 +313,8 @@ def test_confusion_keeps_the_order_and_the_strangers():
 def test_compare_is_paired():
     one, other = make(), make()
     other.loc[other.index % 7 == 0, "prediction"] = "J"
-    compared = compare(one, other, LABELS, draws=300)
-    reverse = compare(other, one, LABELS, draws=300)
+    compared = compare(one, other, LABELS)
+    reverse = compare(other, one, LABELS)
     assert json.loads(json.dumps(compared, allow_nan=False)) == compared
     a, b = (by_sklearn(table.truth, table.prediction, LABELS) for table in (one, other))
     for key in METRICS:
@@ -220,9 +323,13 @@ def test_compare_is_paired():
         assert (forth["a"], forth["b"], forth["difference"]) == pytest.approx(expected)
         assert back["ci95"] == pytest.approx([-value for value in forth["ci95"][::-1]])
         assert back["p"] == pytest.approx(forth["p"])
-    same = compare(one, one.sample(frac=1, random_state=1), LABELS, draws=100)
+    same = compare(one, one.sample(frac=1, random_state=1), LABELS)
     assert same["macro_f1"]["ci95"] == [0, 0] and same["macro_f1"]["p"] == 1
     assert compared["top1"]["ci95"][0] > 0 and compared["top1"]["p"] < 0.05
+    for seed in range(12):  # p and interval say the same
+        figure = compare(make(seed=seed), make(seed=seed).assign(prediction=make(seed=seed + 1).prediction.to_numpy()),
+                         LABELS)["macro_f1"]
+        assert (figure["p"] < 0.05) == (figure["ci95"][0] > 0 or figure["ci95"][1] < 0)
 
 
 def test_compare_refuses_other_windows():
@@ -244,7 +351,7 @@ def test_compare_with_several_seeds_and_through_a_file(tmp_path):
     one.to_csv(tmp_path / "one.csv", index=False)
     read = pd.read_csv(tmp_path / "one.csv")
     assert read.subject.dtype != object
-    assert compare(read, other, LABELS, draws=50) == compare(one, other, LABELS, draws=50)
+    assert compare(read, other, LABELS) == compare(one, other, LABELS)
 
 
 def test_bad_predictions():
@@ -265,7 +372,7 @@ def test_pictures_close_cleanly():
     table = make()
     ax = plot_confusion(confusion(table, LABELS), title="t")
     assert ax.get_yticklabels()[1].get_text().startswith("AF (")
-    summaries = {"all": summarise(table, LABELS, draws=50), "one": summarise(table.assign(subject="1"), LABELS)}
+    summaries = {"all": summarise(table, LABELS), "one": summarise(table.assign(subject="1"), LABELS)}
     ax = plot_intervals(summaries)
     assert "4 classes" in ax.get_legend().get_texts()[0].get_text()
     plt.close("all")

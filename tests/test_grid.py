@@ -10,7 +10,7 @@ import pytest
 
 from pediatric_ecg.cli import main
 from pediatric_ecg.core import DataError
-from pediatric_ecg.evaluate import calibrate, conditions, scores
+from pediatric_ecg.evaluate import calibrate, conditions, holm, scores
 from pediatric_ecg.evaluate.floors import FLOORS
 from pediatric_ecg.experiments import RECIPES, Protocol, experiment, grid
 from pediatric_ecg.experiments.cells import CellSettings, permuted, run_fold
@@ -22,7 +22,7 @@ from pediatric_ecg.windows import View, prepare
 
 TINY = {"widths": (16, 16), "heads": 2, "depth": 1}
 SMALL = {
-    "protocol": Protocol(folds=2, draws=50),
+    "protocol": Protocol(folds=2),
     "config": TrainConfig(epochs=1, per_group=4, batch_size=8, model=TINY),
 }
 PLAIN = Recipe([{"loss": "agcacl"}, {"loss": "ce"}, {"floor": "intervals"}], **SMALL)
@@ -80,6 +80,9 @@ def test_rows_agree_with_the_predictions(simstore, plain):
         want = scores(p.truth, p.prediction, labels)
         assert row.macro_f1 == pytest.approx(want["macro_f1"]) and row.top1 == pytest.approx(want["top1"])
     d = pd.read_csv(plain / "comparisons.csv")
+    for name in ("macro_f1", "top1"):
+        for _, family in d.groupby(["split", "condition"]):
+            assert family[f"{name}_p_holm"].tolist() == pytest.approx(holm(family[f"{name}_p"]).tolist())
     assert d.macro_f1_difference.tolist() == pytest.approx((table.macro_f1[0] - table.macro_f1[1:]).tolist())
 
 
@@ -120,11 +123,16 @@ def test_permuted_labels_fall_to_chance_and_random_windows_beat_new_patients(sim
     assert str(tmp_path / "g" / "results.csv") in capsys.readouterr().out
     t = pd.read_csv(tmp_path / "g/results.csv")
     true = t[t.permute.isna() & t.floor.isna()].set_index("split").macro_f1
-    guess = t[t.permute.notna()].set_index("split").macro_f1
+    guess = t[t.permute == "windows"].set_index("split").macro_f1
+    renamed = t[t.permute == "patients"].set_index("split").macro_f1
     # a guess among six rhythms scores 0.17; eight patients leave it room to be lucky, and a leak would give 0.9
     for split in ("random", "patient"):
         assert guess[split] < 0.4 and true[split] > guess[split] + 0.1, split
     assert true["random"] > true["patient"] + 0.1
+    # names that mean nothing can be learnt where the patient is known, and only there
+    assert renamed["random"] > 0.5 and renamed["patient"] < 0.3
+    d = pd.read_csv(tmp_path / "g/comparisons.csv")
+    assert "patients" not in set(d.permute), "another truth has nothing to be paired with"
     assert set(t.floor.dropna()) == {setting["floor"] for setting in FLOOR_SETTINGS} <= set(FLOORS)
 
 
@@ -165,10 +173,24 @@ def test_disturbances_reach_the_test_windows_only(simstore, tmp_path):
 def test_permuted_labels_keep_the_test_labels(simstore):
     labels = scored_labels(simstore, Protocol())
     fold = make_folds(simstore.table, labels, Protocol(folds=2))[-1]
-    seen = View(simstore, labels=permuted(simstore, fold, 1)).table.label.to_numpy()
+    seen = View(simstore, labels=permuted(simstore, fold, 1, "windows")).table.label.to_numpy()
     true = simstore.table.label.to_numpy()
     assert (seen[fold.test] == true[fold.test]).all() and not (seen[fold.train] == true[fold.train]).all()
     assert (np.sort(seen[fold.valid]) == np.sort(true[fold.valid])).all()
+
+
+def test_labels_permuted_by_patient_rename_every_window_of_a_patient_alike(simstore):
+    labels = scored_labels(simstore, Protocol())
+    folds = make_folds(simstore.table, labels, Protocol(folds=2))
+    renamed = {name: permuted(simstore, folds[number], 1) for number, name in ((0, "random"), (-1, "patient"))}
+    table = simstore.table
+    for fold, labels_of in zip((folds[0], folds[-1]), renamed.values(), strict=True):
+        rows = np.concatenate([fold.train, fold.valid, fold.test])
+        for _, part in table.loc[rows].assign(renamed=labels_of[rows]).groupby("subject"):
+            pairs = part[["label", "renamed"]].drop_duplicates()
+            assert pairs.label.is_unique and pairs.renamed.is_unique
+    with pytest.raises(DataError, match="choose windows or patients"):
+        permuted(simstore, folds[0], 1, "beats")
 
 
 class Recorded(View):

@@ -195,7 +195,7 @@ def test_an_interrupted_run_continues(simdb, tmp_path, monkeypatch):
 
 
 TINY = TrainConfig(epochs=1, per_group=4, batch_size=8, model={"widths": (16, 16), "heads": 2, "depth": 1})
-FAST = {"config": TINY, "protocol": Protocol(folds=2, draws=20), "n_jobs": 1, "progress": False}
+FAST = {"config": TINY, "protocol": Protocol(folds=2), "n_jobs": 1, "progress": False}
 
 
 def test_quick_leaves_a_given_configuration_alone(simstore, tmp_path):
@@ -254,7 +254,7 @@ def test_the_manifest_has_the_names_that_readers_rely_on(finished):
     ("manifest.json", "[1]", "names and values"),
     ("manifest.json", '{"cohort": [{"label": "N"}]}', r"cohort\[0\]\['windows'\] is missing"),
     ("manifest.json", '{"cohort": 5}', "cohort: must be a list, not 5"),
-    ("manifest.json", '{"protocol": {"draws": 0}}', "draws must be at least 1"),
+    ("manifest.json", '{"protocol": {"folds": 1}}', "folds must be at least 2"),
     ("manifest.json", None, "missing"),
     ("predictions.csv", "", "not readable as a table"),
     ("predictions.csv", "a,b\n1,2\n", "has no column 'split'"),

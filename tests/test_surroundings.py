@@ -25,7 +25,7 @@ from pediatric_ecg.train import TrainConfig
 
 SMALLEST = {
     "config": {"epochs": 1, "per_group": 4, "batch_size": 16},
-    "protocol": {"folds": 2, "draws": 20, "seed": 3},
+    "protocol": {"folds": 2, "seed": 3},
 }
 
 

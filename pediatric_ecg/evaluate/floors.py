@@ -26,7 +26,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from threadpoolctl import threadpool_limits
 
 from ..core import DataError
-from .scores import METRICS, bootstrap, compare
+from .scores import METRICS, compare, intervals
 from ..splits.folds import Fold
 from ..windows.store import Windows
 
@@ -484,8 +484,6 @@ def against_floors(
     predictions:pd.DataFrame, # of a run, one split: repeat, window, subject, truth, prediction
     answers:pd.DataFrame,     # as `floor_answers`, of the same windows
     classes:list,             # labels in the macro
-    draws:int=2000,           # bootstrap draws over patients
-    seed:int=0,               # same seed, same intervals
 )->dict: # floor → its figures, 'ci95', and 'difference': figure → difference (run − floor), ci95, p
     "The figures of each floor, and how far the run is ahead. Raises DataError where the windows differ."
     keys = ['repeat', 'window']
@@ -499,9 +497,9 @@ def against_floors(
     entries = {}
     for name in floors:
         of_floor = joined.assign(prediction=joined[name])
-        compared = compare(predictions, of_floor, classes, draws, seed)
+        compared = compare(predictions, of_floor, classes)
         entries[name] = {key: compared[key]['b'] for key in METRICS}
-        entries[name]['ci95'] = bootstrap(of_floor, classes, draws, seed)
+        entries[name]['ci95'] = intervals(of_floor, classes)
         entries[name]['difference'] = {
             key: {part: compared[key][part] for part in ('difference', 'ci95', 'p')} for key in METRICS}
     return entries

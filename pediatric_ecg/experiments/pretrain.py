@@ -153,7 +153,7 @@ def _train_network(work, recipe, store, seed, progress):
     for name, kept in {'all leads': None, **recipe.subsets}.items():
         view = View(store, change=None if kept is None else only_leads(kept))
         predictions = predictions_of(view, fold, labels, predict(model, view, fold.test), seed, temperature)
-        metrics[name] = summarise(predictions, labels, draws=1000)
+        metrics[name] = summarise(predictions, labels)
     RunFolder(work).write(metrics={'simulated people, ' + name: figures for name, figures in metrics.items()})
     facts = {'people': recipe.people, 'seconds': recipe.seconds, 'seed': seed, 'windows': len(store.table),
              'shift': shift, 'epochs': recipe.config.epochs, 'best_epoch': result.best_epoch}

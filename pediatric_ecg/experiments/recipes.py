@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 from ..core import DataError
-from .cells import SPECIAL, CellSettings
+from .cells import PERMUTED, SPECIAL, CellSettings
 from .run_folder import Protocol
 from ..losses.objectives import OBJECTIVES
 from ..train.config import TrainConfig
@@ -135,6 +135,6 @@ RECIPES = {
         {'loss': ['agcacl', 'ce']}, splits=('patient', 'transfer'),
         description='from children to adults'),
     'checks': Recipe(
-        [{}, {'permute': True}, *FLOOR_SETTINGS], splits=('random', 'patient'),
-        description='permuted labels and floors'),
+        [{}, *({'permute': unit} for unit in PERMUTED), *FLOOR_SETTINGS], splits=('random', 'patient'),
+        description='labels permuted over windows and by patient, floors'),
 }

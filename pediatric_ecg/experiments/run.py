@@ -52,7 +52,7 @@ from ..windows.views import Beside
 # %% ../../nbs/experiments/02_run.ipynb #c006-308a05
 QUICK = {
     'config': {'epochs': 5, 'per_group': 12, 'batch_size': 16, 'pretrain_epochs': 2},
-    'protocol': {'folds': 2, 'draws': 200},
+    'protocol': {'folds': 2},
 }
 
 def _settings(config, protocol, quick, seed=0):
@@ -165,7 +165,6 @@ def cohort_rows(
 def metrics_of(
     predictions:pd.DataFrame, # All splits
     counts:list[CohortRow], # As `cohort_rows` gives
-    draws:int=2000, # Of the bootstrap over patients
     floors:pd.DataFrame|None=None, # Their answers, where they were asked
 )->dict: # Split → the entry of metrics.json
     "Scores of each split with intervals over patients; null scores for a split without predictions."
@@ -175,10 +174,10 @@ def metrics_of(
     for split in SPLITS:
         part = predictions[predictions.split == split]
         if len(part):
-            metrics[split] = summarise(part, labels + others, not_evaluable=others, draws=draws)
+            metrics[split] = summarise(part, labels + others, not_evaluable=others)
             if floors is not None:
                 of_floors = floors[floors.split == split]
-                metrics[split]['floors'] = against_floors(part, of_floors, labels, draws)
+                metrics[split]['floors'] = against_floors(part, of_floors, labels)
         else:
             metrics[split] = _nothing_scored(labels + others)
     return metrics
@@ -346,7 +345,7 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress, simulate
     run_folder.write(
         # of what is on file, as in `evaluate_run`
         metrics=metrics_of(
-            run_folder.predictions, cohort_rows(store, labels), protocol.draws, run_folder.floors),
+            run_folder.predictions, cohort_rows(store, labels), run_folder.floors),
         history=_history(work/'folds', result),
         similarity=class_geometry(result, training, final, labels),
         examples=example_windows(store, honest if len(honest) else predictions, labels))
@@ -464,6 +463,6 @@ def evaluate_run(
     finished = RunFolder(folder)
     protocol = finished.manifest.protocol or Protocol()
     metrics = metrics_of(
-        finished.predictions, finished.manifest.cohort, protocol.draws, finished.floors)
+        finished.predictions, finished.manifest.cohort, finished.floors)
     finished.write(metrics=metrics)
     return metrics

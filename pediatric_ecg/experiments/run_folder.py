@@ -94,7 +94,6 @@ class Protocol:
     folds: int = 5 # Parts of the cross-validation, at most one per patient
     repeats: int = 1 # Repetitions with other folds
     min_patients: int = 2 # With fewer patients than this a rhythm is not evaluable
-    draws: int = 2000 # Of the bootstrap over patients
     seed: int = 0 # Of folds, weights and order
 
     def __post_init__(self):
@@ -109,7 +108,7 @@ class Protocol:
 
 # beyond these nothing ends, or a random number generator takes no such seed
 LIMITS_OF_PROTOCOL = {
-    'folds': (2, 10_000), 'repeats': (1, 1_000), 'min_patients': (1, 1_000_000), 'draws': (1, 1_000_000),
+    'folds': (2, 10_000), 'repeats': (1, 1_000), 'min_patients': (1, 1_000_000),
     'seed': (0, 2**31 - 1)}
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #m02-manifest
@@ -198,18 +197,21 @@ def _without_null(content):
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #m07-kinds
 _figure = float|None
+_interval = tuple[_figure, _figure] # low, high
 _OF_METRICS = { # of each split
     'top1': _figure, 'macro_precision': _figure, 'macro_recall': _figure, 'macro_f1': _figure, 'macro_f2': _figure,
     'macro_auroc': _figure, 'macro_auprc': _figure,
     'ci95': dict[str, tuple[_figure, _figure]|None]|None,
-    'per_class': dict[str, dict[str, _figure]|str],
+    'per_class': dict[str, dict[str, _figure|dict[str, _interval]]|str],
     'gross': dict[str, _figure]|None, 'average': dict[str, _figure]|None,
     'n_classes': int, 'n_windows': int, 'n_predictions': int, 'n_patients': int,
     'classes': list[str], 'not_evaluable': list[str], 'floors': dict[str, dict],
 }
 _OF_A_RHYTHM = { # what is written for each rhythm that was scored; the areas may be null
     'precision': float, 'recall': float, 'f1': float, 'f2': float, 'windows': int, 'patients': int,
+    'ci95': dict[str, _interval], # of each figure; older runs have none
 }
+_NEEDED_OF_A_RHYTHM = [name for name in _OF_A_RHYTHM if name != 'ci95']
 _OF_A_FLOOR = { # what stands in the place of a network, and how far the network is ahead of it
     'top1': float, 'macro_f1': float, 'ci95': dict[str, tuple[_figure, _figure]], 'difference': dict[str, dict],
 }
@@ -388,7 +390,7 @@ class RunFolder:
             check_keys(_OF_METRICS, figures, f'{file}: {split}', _REMEDY, needed)
             for label, of_label in figures.get('per_class', {}).items():
                 if not isinstance(of_label, str):
-                    check_keys(_OF_A_RHYTHM, of_label, f'{file}: {split}: {label}', _REMEDY, _OF_A_RHYTHM)
+                    check_keys(_OF_A_RHYTHM, of_label, f'{file}: {split}: {label}', _REMEDY, _NEEDED_OF_A_RHYTHM)
             _check_floors(figures.get('floors', {}), f'{file}: {split}: floors')
         return metrics
 

@@ -284,7 +284,7 @@ def _splits(protocol):
     repeats = counted(protocol.repeats, 'repeat')
     return (f'{protocol.folds} folds, {repeats}, of random windows and of patients; '
             f'not evaluable below {protocol.min_patients} patients; '
-            f'intervals from {protocol.draws:,} draws of patients')
+            'intervals over patients, linearised, with Student’s t')
 
 def _network(model):
     "The options of the network, less those that the windows determine."
