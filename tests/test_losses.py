@@ -411,11 +411,23 @@ def test_geometry_at_the_simplex_and_when_classes_merge():
 def test_geometry_of_the_seen_alone(keeper):
     "Of anything that keeps `prototypes` and `seen`."
     log = GeometryLog([9, 5, 2, 1], keeper)
-    assert math.isnan(log(0)['gap'])                                                   # nothing seen, nothing claimed
+    assert math.isnan(log(0)['proto_gap'])                                             # nothing seen, nothing claimed
     keeper.prototypes[:3] = simplex(3, 4).float()
     keeper.seen[:3] = True
     row = log(1)
-    assert row['gap'] == pytest.approx(0, abs=1e-6) and row['target'] == -.5
-    assert row['rank'] == pytest.approx(2, abs=1e-5) and math.isnan(row['minority'])
+    assert row['proto_gap'] == pytest.approx(0, abs=1e-6) and row['proto_target'] == -.5
+    assert row['proto_rank'] == pytest.approx(2, abs=1e-5) and math.isnan(row['proto_minority'])
     y = torch.tensor([0, 1, 1])
     assert diagnose([9, 5, 2, 1], simplex(3, 4)[y], y)['target'] == -1.
+
+
+def test_prototypes_do_not_touch_the_ruler_by_which_losses_are_compared():
+    "Class means of the embeddings are measured with and without a loss that keeps prototypes."
+    y, loss = torch.arange(4).repeat(5), AGCACL([9, 5, 2, 1], 6)
+    z, trained = (torch.randn(20, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
+    loss(trained, y)
+    alone, beside = diagnose([9, 5, 2, 1], z, y), diagnose([9, 5, 2, 1], z, y, loss)
+    assert {key: beside[key] for key in alone} == alone
+    assert set(beside) - set(alone) == {f'proto_{key}' for key in (
+        'mean', 'largest', 'gap', 'target', 'rank', 'rank_target', 'minority')}
+    assert beside['proto_largest'] == pytest.approx(diagnose([9, 5, 2, 1], trained, y)['largest'], abs=1e-6)
