@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from pediatric_ecg.losses import AGCACL, simplex
-from pediatric_ecg.losses.geometry import simplex_cosine, unit
+from pediatric_ecg.losses.geometry import diagnose, simplex_cosine, simplex_gap, unit
 
 PSI = ['negatives', 'anchor', 'both', 'none']
 f64 = torch.float64
@@ -650,3 +651,77 @@ def test_weights_go_by_name():
         loss(z, y, torch.ones(12))
     with pytest.raises(TypeError, match='int64'):
         loss(z, y.int())
+
+
+# ── where classes come to rest, and how far the default stands from collapse ──
+
+def one_step(loss, z, P, weight, rate=2.):
+    "One step of the algorithm on one free point per class: the points move, the prototypes follow."
+    loss.prototypes.copy_(P)
+    loss.seen.fill_(True)
+    z = z.detach().requires_grad_()
+    slope = gradient(loss(z, torch.arange(len(z)), weight=weight), z)
+    return unit(z.detach() - rate*slope), loss.prototypes.clone()
+
+
+def moduli(loss, z, weight, size=1e-5):
+    "Moduli of the eigenvalues of one step, linearised at a rest point by finite differences."
+    state = torch.stack([z, z])
+
+    def step(state):
+        return torch.stack(one_step(loss, *state, weight, rate=.3)).flatten()
+
+    columns = []
+    for direction in torch.eye(state.numel(), dtype=f64):
+        shift = size*direction.view_as(state)
+        columns.append((step(state + shift) - step(state - shift))/(2*size))
+    return torch.linalg.eigvals(torch.stack(columns, 1)).abs()
+
+
+@pytest.mark.parametrize('C,dim', [(3, 2), (4, 5)])
+@pytest.mark.parametrize('momentum', [0., .9])
+@pytest.mark.parametrize('tail', [1., .1, .01])
+def test_the_simplex_is_stable_and_collapse_is_not_whatever_the_weights(C, dim, momentum, tail):
+    "Neither depends on the weights of the classes: the theorem of the notebook."
+    weight = torch.logspace(0, math.log10(tail), C, dtype=f64)
+    loss = AGCACL([10]*C, dim, tau=.5, momentum=momentum, psi='none', geometry=0, beta=0).double()
+    at_corners = moduli(loss, simplex(C, dim), weight)
+    rotations = dim*(dim - 1)//2 - (dim - C + 1)*(dim - C)//2
+    assert int(((at_corners - 1).abs() < 1e-6).sum()) == rotations and at_corners.max() < 1 + 1e-6
+    collapsed = moduli(loss, F.normalize(torch.ones(C, dim, dtype=f64)), weight)
+    assert int((collapsed > 1 + 1e-6).sum()) == (C - 1)*(dim - 1)
+
+
+@pytest.mark.parametrize('tail', [1., .01])
+def test_the_algorithm_returns_to_the_simplex_from_near_it_and_from_near_collapse(tail):
+    "With ψ and G on, as by default."
+    weight, g = torch.logspace(0, math.log10(tail), 4, dtype=f64), torch.Generator().manual_seed(0)
+    noise = torch.randn(4, 5, generator=g, dtype=f64)
+    for start in (simplex(4, 5) + .01*noise, 1 + .001*noise):
+        loss = AGCACL([10]*4, 5, tau=.5, beta=0).double()
+        z = P = F.normalize(start)
+        for _ in range(600):
+            z, P = one_step(loss, z, P, weight)
+        assert simplex_gap(P @ P.T)['gap'] < .01
+
+
+@pytest.mark.parametrize('strength', [1., 10.])
+def test_the_default_does_not_stand_one_notch_from_collapse(strength):
+    "A shared network on long-tailed digits: the space keeps its directions at ten times the default λ_g."
+    digits, labels = (torch.as_tensor(array) for array in load_digits(return_X_y=True))
+    digits, counts = digits.float()/16, torch.logspace(2, .5, 10).round().long()
+    rows = [(labels == c).nonzero()[:, 0] for c in range(10)]
+    train, test = torch.cat([r[:n] for r, n in zip(rows, counts)]), torch.cat([r[-50:] for r in rows])
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 16))
+    loss, optimiser = AGCACL(counts, 16, geometry=strength), torch.optim.AdamW(net.parameters(), 3e-3)
+    for _ in range(120):
+        batch = train[torch.randperm(len(train))[:128]]
+        value = loss(net(digits[batch]), labels[batch])
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+    with torch.no_grad():
+        z = net(digits[test])
+    assert diagnose(counts, z, labels[test])['rank'] > 7
+    assert (loss.predict(z) == labels[test]).float().mean() > .7
