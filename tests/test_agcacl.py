@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from pediatric_ecg.losses import AGCACL, simplex
-from pediatric_ecg.losses.geometry import diagnose, simplex_cosine, simplex_gap, unit
+from pediatric_ecg.losses import AGCACL, diagnose, simplex
+from pediatric_ecg.losses.geometry import simplex_cosine, simplex_gap, unit
 
 PSI = ['negatives', 'anchor', 'both', 'none']
 f64 = torch.float64
