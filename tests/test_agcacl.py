@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
-from pediatric_ecg.losses import AGCACL, simplex
-from pediatric_ecg.losses.geometry import simplex_cosine, unit
+from pediatric_ecg.losses import AGCACL, diagnose, simplex
+from pediatric_ecg.losses.geometry import simplex_cosine, simplex_gap, unit
 
 PSI = ['negatives', 'anchor', 'both', 'none']
 f64 = torch.float64
@@ -75,14 +76,13 @@ def naive(z, y, P, seen, counts, tau=.1, beta=.999, eta=1., phi_max=10., geometr
         a = w*phi[c]*(1 + max(h[c]) if psi in ('anchor', 'both') else 1.)
         numerator, denominator = numerator - a*torch.log(own/terms), denominator + a
     total = numerator/denominator if denominator else numerator
-    excess = []
+    means = {}
     for c in range(C):
         mine = [(u, w) for u, k, w in zip(rows, y.tolist(), weights) if k == c]
         mass = sum(w for _, w in mine)
-        if not seen[c] or not mass:
-            continue
-        mu = sum(u*w for u, w in mine)/mass
-        excess += [torch.relu(dot(mu, P[k]) - t)**2 for k in range(C) if k != c and seen[k]]
+        if seen[c] and mass:
+            means[c] = sum(u*w for u, w in mine)/mass
+    excess = [torch.relu(dot(means[c], means[k]) - t)**2 for c in means for k in means if k != c]
     return total + geometry*sum(excess)/len(excess) if excess and geometry else total
 
 
@@ -196,7 +196,7 @@ def test_the_second_derivative_too(seen):
 
 
 def test_the_gradient_derived_by_hand():
-    "∂L/∂z = (g − ẑ(ẑ·g))/‖z‖ with g = A P, and A the slope by the cosines: the derivation of the notebook."
+    "∂L/∂z = (g − ẑ(ẑ·g))/‖z‖ with g = A P + V: A the slope by the cosines, V through the means; as in the notebook."
     (z, y), loss = batch(20, 6, 4), ready([90, 30, 5, 2], 6, tau=.2, eta=2., geometry=.7).eval()
     P, phi, t, off = loss.prototypes, loss.phi, -1/3, ~torch.eye(4, dtype=torch.bool)
     with torch.no_grad():
@@ -207,18 +207,18 @@ def test_the_gradient_derived_by_hand():
         p = (s/.2 + (2.*h)[y]).softmax(1)
         mu = torch.stack([u[y == c].mean(0) for c in range(4)])
         A = (phi[y]/phi[y].sum()/.2)[:, None]*(p - F.one_hot(y, 4))
-        A = A + (2*.7*(mu @ P.T - t).relu()*off/(12*torch.bincount(y)[:, None]))[y]
-        expected = (A @ P - u*(A*s).sum(1, keepdim=True))/length
+        g = A @ P + (4*.7*((mu @ mu.T - t).relu()*off) @ mu/(12*torch.bincount(y)[:, None]))[y]
+        expected = (g - u*(u*g).sum(1, keepdim=True))/length
     torch.testing.assert_close(gradient(loss(z, y), z), expected)
 
 
 def test_the_gradient_reaches_z_through_the_class_means():
-    "As τ → ∞ the geometry term's is left: (2/(K n_y)) Σ_c relu(μ_y·P_c − t) P_c, on the sphere."
+    "As τ → ∞ the geometry term's is left: (4/(K n_y)) Σ_c relu(μ_y·μ_c − t) μ_c, on the sphere."
     loss, (z, y) = ready([5, 5, 5], 4, tau=1e9).eval(), batch(9, 4, 3)
-    u, P = F.normalize(z.detach()), loss.prototypes
+    u = F.normalize(z.detach())
     mu = torch.stack([u[y == c].mean(0) for c in range(3)])
-    excess = (mu @ P.T + .5).relu()*(1 - torch.eye(3))
-    v = 2*excess[y] @ P/(6*torch.bincount(y)[y])[:, None]
+    excess = (mu @ mu.T + .5).relu()*(1 - torch.eye(3))
+    v = 4*excess[y] @ mu/(6*torch.bincount(y)[y])[:, None]
     expected = (v - u*(u*v).sum(1, keepdim=True))/z.detach().norm(dim=1, keepdim=True)
     torch.testing.assert_close(gradient(loss(z, y), z), expected, rtol=1e-5, atol=1e-8)
 
@@ -356,9 +356,8 @@ def test_phi_is_divided_by_its_mean_and_then_bounded():
 
 def test_leaving_geometry_out_takes_away_its_term():
     (z, y), a, b = batch(20, 6, 3), ready([9, 5, 2], 6), ready([9, 5, 2], 6, geometry=0)
-    P = a.prototypes.clone()
     mu = torch.stack([F.normalize(z)[y == c].mean(0) for c in range(3)])
-    G = ((mu @ P.T + .5).relu()**2)[~torch.eye(3, dtype=bool)].mean()
+    G = ((mu @ mu.T + .5).relu()**2)[~torch.eye(3, dtype=bool)].mean()
     torch.testing.assert_close(a(z, y) - b(z, y), G)
 
 
@@ -652,3 +651,77 @@ def test_weights_go_by_name():
         loss(z, y, torch.ones(12))
     with pytest.raises(TypeError, match='int64'):
         loss(z, y.int())
+
+
+# ── where classes come to rest, and how far the default stands from collapse ──
+
+def one_step(loss, z, P, weight, rate=2.):
+    "One step of the algorithm on one free point per class: the points move, the prototypes follow."
+    loss.prototypes.copy_(P)
+    loss.seen.fill_(True)
+    z = z.detach().requires_grad_()
+    slope = gradient(loss(z, torch.arange(len(z)), weight=weight), z)
+    return unit(z.detach() - rate*slope), loss.prototypes.clone()
+
+
+def moduli(loss, z, weight, size=1e-5):
+    "Moduli of the eigenvalues of one step, linearised at a rest point by finite differences."
+    state = torch.stack([z, z])
+
+    def step(state):
+        return torch.stack(one_step(loss, *state, weight, rate=.3)).flatten()
+
+    columns = []
+    for direction in torch.eye(state.numel(), dtype=f64):
+        shift = size*direction.view_as(state)
+        columns.append((step(state + shift) - step(state - shift))/(2*size))
+    return torch.linalg.eigvals(torch.stack(columns, 1)).abs()
+
+
+@pytest.mark.parametrize('C,dim', [(3, 2), (4, 5)])
+@pytest.mark.parametrize('momentum', [0., .9])
+@pytest.mark.parametrize('tail', [1., .1, .01])
+def test_the_simplex_is_stable_and_collapse_is_not_whatever_the_weights(C, dim, momentum, tail):
+    "Neither depends on the weights of the classes: the theorem of the notebook."
+    weight = torch.logspace(0, math.log10(tail), C, dtype=f64)
+    loss = AGCACL([10]*C, dim, tau=.5, momentum=momentum, psi='none', geometry=0, beta=0).double()
+    at_corners = moduli(loss, simplex(C, dim), weight)
+    rotations = dim*(dim - 1)//2 - (dim - C + 1)*(dim - C)//2
+    assert int(((at_corners - 1).abs() < 1e-6).sum()) == rotations and at_corners.max() < 1 + 1e-6
+    collapsed = moduli(loss, F.normalize(torch.ones(C, dim, dtype=f64)), weight)
+    assert int((collapsed > 1 + 1e-6).sum()) == (C - 1)*(dim - 1)
+
+
+@pytest.mark.parametrize('tail', [1., .01])
+def test_the_algorithm_returns_to_the_simplex_from_near_it_and_from_near_collapse(tail):
+    "With ψ and G on, as by default."
+    weight, g = torch.logspace(0, math.log10(tail), 4, dtype=f64), torch.Generator().manual_seed(0)
+    noise = torch.randn(4, 5, generator=g, dtype=f64)
+    for start in (simplex(4, 5) + .01*noise, 1 + .001*noise):
+        loss = AGCACL([10]*4, 5, tau=.5, beta=0).double()
+        z = P = F.normalize(start)
+        for _ in range(600):
+            z, P = one_step(loss, z, P, weight)
+        assert simplex_gap(P @ P.T)['gap'] < .01
+
+
+@pytest.mark.parametrize('strength', [1., 10.])
+def test_the_default_does_not_stand_one_notch_from_collapse(strength):
+    "A shared network on long-tailed digits: the space keeps its directions at ten times the default λ_g."
+    digits, labels = (torch.as_tensor(array) for array in load_digits(return_X_y=True))
+    digits, counts = digits.float()/16, torch.logspace(2, .5, 10).round().long()
+    rows = [(labels == c).nonzero()[:, 0] for c in range(10)]
+    train, test = torch.cat([r[:n] for r, n in zip(rows, counts)]), torch.cat([r[-50:] for r in rows])
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 16))
+    loss, optimiser = AGCACL(counts, 16, geometry=strength), torch.optim.AdamW(net.parameters(), 3e-3)
+    for _ in range(120):
+        batch = train[torch.randperm(len(train))[:128]]
+        value = loss(net(digits[batch]), labels[batch])
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+    with torch.no_grad():
+        z = net(digits[test])
+    assert diagnose(counts, z, labels[test])['rank'] > 7
+    assert (loss.predict(z) == labels[test]).float().mean() > .7

@@ -1,9 +1,12 @@
 """The rivals of AGCACL against closed forms and loops; one call for all objectives; the measures of a class space."""
 import builtins
 import importlib
+import json
 import math
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,7 +44,7 @@ from pediatric_ecg.losses.geometry import (
 )
 from pediatric_ecg.losses.logits import effective_weights, log_prior
 
-ON_LOGITS = ['ce', 'ce+la', 'cb', 'focal', 'ldam']
+ON_LOGITS = ['ce', 'ce+la', 'cb', 'focal', 'ldam', 'ldam-cosine']
 
 
 @st.composite
@@ -369,7 +372,7 @@ def test_signatures_tell_the_truth_about_shapes(name):
         return jaxtyped(typechecker=beartype)(type(loss).forward)(loss, *arguments)
 
     assert checked(objective, f, z, y).ndim == 0
-    if name == 'paco':
+    if name.startswith('paco'):
         assert checked(objective.embed, f, z, y).ndim == 0
     else:
         assert checked(objective.classify, f, y).ndim == 0
@@ -411,11 +414,61 @@ def test_geometry_at_the_simplex_and_when_classes_merge():
 def test_geometry_of_the_seen_alone(keeper):
     "Of anything that keeps `prototypes` and `seen`."
     log = GeometryLog([9, 5, 2, 1], keeper)
-    assert math.isnan(log(0)['gap'])                                                   # nothing seen, nothing claimed
+    assert math.isnan(log(0)['proto_gap'])                                             # nothing seen, nothing claimed
     keeper.prototypes[:3] = simplex(3, 4).float()
     keeper.seen[:3] = True
     row = log(1)
-    assert row['gap'] == pytest.approx(0, abs=1e-6) and row['target'] == -.5
-    assert row['rank'] == pytest.approx(2, abs=1e-5) and math.isnan(row['minority'])
+    assert row['proto_gap'] == pytest.approx(0, abs=1e-6) and row['proto_target'] == -.5
+    assert row['proto_rank'] == pytest.approx(2, abs=1e-5) and math.isnan(row['proto_minority'])
     y = torch.tensor([0, 1, 1])
     assert diagnose([9, 5, 2, 1], simplex(3, 4)[y], y)['target'] == -1.
+
+
+def test_prototypes_do_not_touch_the_ruler_by_which_losses_are_compared():
+    "Class means of the embeddings are measured with and without a loss that keeps prototypes."
+    y, loss = torch.arange(4).repeat(5), AGCACL([9, 5, 2, 1], 6)
+    z, trained = (torch.randn(20, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
+    loss(trained, y)
+    alone, beside = diagnose([9, 5, 2, 1], z, y), diagnose([9, 5, 2, 1], z, y, loss)
+    assert {key: beside[key] for key in alone} == alone
+    assert set(beside) - set(alone) == {f'proto_{key}' for key in (
+        'mean', 'largest', 'gap', 'target', 'rank', 'rank_target', 'minority')}
+    assert beside['proto_largest'] == pytest.approx(diagnose([9, 5, 2, 1], trained, y)['largest'], abs=1e-6)
+
+
+def test_paco_remembers_earlier_batches_in_training_alone():
+    "The queue is among the keys; evaluation reads it and leaves it as it is."
+    _, f, z, y = small()
+    counts = [50, 9, 2]
+    with_queue, without = PaCo(counts, z.shape[1], queue=20), PaCo(counts, z.shape[1])
+    torch.testing.assert_close(with_queue(f, z, y), without(f, z, y))          # nothing in it yet
+    assert (with_queue.queue_labels[:12] == y).all() and (with_queue.queue_labels[12:] == -1).all()
+    torch.testing.assert_close(with_queue.queue[:12], unit(z.detach()))
+    assert with_queue(f, z, y) > without(f, z, y)                              # more keys in the denominator
+    before = with_queue.state_dict()['queue'].clone()
+    with_queue.eval()(f, z, y)
+    assert torch.equal(before, with_queue.queue)
+
+
+@pytest.mark.parametrize('name', list(OBJECTIVES))
+def test_own_parameters_have_a_step_size_of_their_own(name):
+    "Whatever has parameters says by how much its steps are larger than the network's."
+    for module in make_objective(name, [50, 9, 2], 8).modules():
+        if list(module.parameters(recurse=False)) and not hasattr(module, 'lr_factor'):
+            assert name.startswith('proxyanchor')                              # the library's, inside one that says so
+
+
+# ── references ──
+
+def test_every_chapter_cites_and_every_citation_is_in_the_bibliography():
+    "Chapters of the losses and the networks."
+    root = Path(__file__).parents[1]/'nbs'
+    keys = re.findall(r'^@\w+\{(\w+),', (root/'references.bib').read_text(encoding='utf-8'), re.M)
+    assert len(keys) == len(set(keys))
+    assert 'bibliography: references.bib' in (root/'_quarto.yml').read_text(encoding='utf-8')
+    for notebook in sorted([*(root/'losses').glob('*.ipynb'), *(root/'nn').glob('*.ipynb')]):
+        cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
+        prose = ' '.join(''.join(cell['source']) for cell in cells if cell['cell_type'] == 'markdown')
+        cited = set(re.findall(r'(?<![\w`])@([a-z]+\d{4}\w*)', prose))
+        assert cited <= set(keys), f'{notebook.name}: {cited - set(keys)}'
+        assert cited or notebook.stem == '06_pretrained', notebook.name

@@ -18,6 +18,7 @@ from pediatric_ecg.nn import Encoder, RhythmNet, RhythmNetConfig
 from pediatric_ecg.nn.encoders import LeadScale, receptive_field
 from pediatric_ecg.nn.fusion import FUSIONS
 from pediatric_ecg.nn.periodicity import activity, autocorrelation, bin_lags, in_bins, log_lags
+from pediatric_ecg.nn.rhythmnet import HEADS
 from pediatric_ecg.nn.transformer import POSITIONS
 
 LEADS = {'ecg': 12, 'iegm': 7}
@@ -334,7 +335,7 @@ def test_refuses_another_number_of_leads():
         net({'ecg': torch.randn(1, 3, 500)})
 
 
-@pytest.mark.parametrize('name, choices', [('fusion', FUSIONS), ('positions', POSITIONS)])
+@pytest.mark.parametrize('name, choices', [('fusion', FUSIONS), ('positions', POSITIONS), ('head', HEADS)])
 def test_an_unknown_choice_is_answered_by_the_registry(name, choices):
     with pytest.raises(ValueError, match=f'{name} must be one of {", ".join(choices)}, not'):
         RhythmNetConfig(LEADS, 2, **{name: 'magic'})
@@ -408,3 +409,17 @@ def test_height_of_a_peak_does_not_depend_on_the_rate_by_chance(peak):
         nearest = (lags - fs*peak*interval).abs().argsort()[:2]
         seen.append(in_bins(curve, points)[nearest].max().item())
     assert min(seen) > .93 and max(seen) < 1.06
+
+
+def test_the_cosine_head_is_bounded_and_blind_to_length(tmp_path):
+    "Logits are 30 cosines: what margins of LDAM need. It is saved and loaded like the linear one."
+    torch.manual_seed(0)
+    net = RhythmNet(RhythmNetConfig({'ecg': 2}, 3, seconds=2., head='cosine')).eval()
+    x = {'ecg': torch.randn(4, 2, 500)}
+    present = {'ecg': torch.ones(4, 2, dtype=torch.bool)}
+    out = net(x, present)
+    assert out.logits.abs().max() <= 30 + 1e-4
+    torch.testing.assert_close(net.heads[0](7*out.features), out.logits, rtol=1e-4, atol=1e-4)
+    assert not net.heads[0].bias.requires_grad and (net.heads[0].bias == 0).all()
+    net.save(tmp_path/'net')
+    torch.testing.assert_close(RhythmNet.load(tmp_path/'net')(x, present).logits, out.logits)

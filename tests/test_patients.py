@@ -51,7 +51,7 @@ def expected_loss(z, y, plain, own):
     a = (plain.anchor_weights()*there)[y]
     value = (a*F.cross_entropy(logits, y, reduction='none')).sum()/a.sum().clamp_min(1e-30)
     mu = {c: u[y == c].mean(0) for c in range(C) if (y == c).any() and there[c]}
-    pairs = [(mu[c] @ P[e] + 1/(C - 1)).relu()**2 for c in mu for e in range(C) if e != c and there[e]]
+    pairs = [(mu[c] @ mu[e] + 1/(C - 1)).relu()**2 for c in mu for e in mu if e != c]
     return value + sum(pairs)/len(pairs) if pairs else value
 
 
