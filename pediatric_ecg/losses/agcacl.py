@@ -238,6 +238,16 @@ class AGCACL(_Prototypes):
             return self.phi
         return self.phi*(1 + self.hardness().amax(1))
 
+    def crowding(self,
+        batch:Batch, # Of this step
+        P:Float[Tensor, "classes dim"], # The prototypes; not used here, where both means feel the gradient
+    )->Float[Tensor, ""]:
+        "G: how far class means of the batch stand above the simplex cosine, squared, averaged over pairs of classes."
+        here = self.seen & (batch.counts > 0)
+        pairs = self._others & here & here[:, None]
+        excess = (batch.means @ batch.means.T - self.target).relu()*pairs
+        return excess.square().sum()/pairs.sum().clamp_min(1)
+
     def forward(self,
         z:Float[Tensor, "batch dim"], # Embeddings of any length; put on the sphere here
         y:Int[Tensor, "batch"], # Class indices
@@ -264,8 +274,6 @@ class AGCACL(_Prototypes):
             logits = self.cosines(batch, P)/self.tau + log_psi.to(u.dtype).index_select(0, y)
             loss = anchor @ F.cross_entropy(logits, y, reduction='none')/anchor.sum().clamp_min(_TINY)
             if self.geometry:
-                pairs = self._others & self.seen & (self.seen & (counts > 0))[:, None]
-                excess = (means @ P.T - self.target).relu()*pairs
-                loss = loss + self.geometry*excess.square().sum()/pairs.sum().clamp_min(1)
+                loss = loss + self.geometry*self.crowding(batch, P)
             self._become(after)
         return loss

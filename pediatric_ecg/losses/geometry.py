@@ -182,43 +182,52 @@ def _mean_or_nan(values):
     numbers = values[~np.isnan(values)]
     return float(numbers.mean()) if len(numbers) else math.nan
 
-def diagnose(
-    class_counts, # Windows of each class in the training fold, (C,)
-    z:Float[Tensor, "windows dim"]|None=None, # Embeddings, say of the validation windows
-    y:Int[Tensor, "windows"]|None=None, # Their classes
-    agcacl=None, # A loss whose `prototypes` (C, d) and `seen` (C,) are measured; None: the class means of z are
-    share:float=0.5, # Part of the classes called rare
-)->dict[str, float]:
-    """The four measures of a class space as one flat row of a table.
+_OF_CLASSES = ('mean', 'largest', 'gap', 'target', 'rank', 'rank_target', 'minority')
 
-    `mean`, `largest`, `gap` and `target` of the cosines, `rank` and `rank_target`, `minority`; with embeddings also
-    `within`, `within_rare`, `between` and `ratio`.
-    """
-    counts = check_counts(class_counts)
-    if agcacl is None and z is None:
-        raise PediatricECGError('diagnose needs embeddings with their labels, or an AGCACL')
-    if agcacl is not None:
-        P, seen = agcacl.prototypes.detach().cpu(), agcacl.seen.cpu()
-    else:
-        P, seen = _mean_directions(z, y, len(counts)), _members(y, len(counts)).sum(0) > 0
+def _of_classes(P, counts, share, seen):
+    "The measures of one unit vector per class."
     S = P @ P.T
     row = simplex_gap(S, seen)
     row['rank'] = effective_rank(P[seen])
     row['rank_target'] = float(seen.sum() - 1)
     row['minority'] = minority_collapse(S, counts, share, seen)
+    return row
+
+def diagnose(
+    class_counts, # Windows of each class in the training fold, (C,)
+    z:Float[Tensor, "windows dim"]|None=None, # Embeddings, say of the validation windows
+    y:Int[Tensor, "windows"]|None=None, # Their classes
+    agcacl=None, # A loss whose `prototypes` (C, d) and `seen` (C,) are measured besides
+    share:float=0.5, # Part of the classes called rare
+)->dict[str, float]:
+    """The four measures of a class space as one flat row of a table.
+
+    Of the class means of the embeddings: `mean`, `largest`, `gap` and `target` of the cosines, `rank` and
+    `rank_target`, `minority`, `within`, `within_rare`, `between` and `ratio`. Of the prototypes, where a loss keeps
+    some: the first seven, as `proto_mean` and so on.
+    """
+    counts = check_counts(class_counts)
+    if agcacl is None and z is None:
+        raise PediatricECGError('diagnose needs embeddings with their labels, or an AGCACL')
+    row = {}
     if z is not None:
+        present = _members(y, len(counts)).sum(0) > 0
+        row |= _of_classes(_mean_directions(z, y, len(counts)), counts, share, present)
         measured = spread(z, y, len(counts))
         row['within'] = _mean_or_nan(measured['within'])
         row['within_rare'] = _mean_or_nan(measured['within'][rare_classes(counts, share)])
         row['between'] = measured['between']
         row['ratio'] = measured['ratio']
+    if agcacl is not None:
+        of_prototypes = _of_classes(agcacl.prototypes.detach().cpu(), counts, share, agcacl.seen.cpu())
+        row |= {f'proto_{key}': of_prototypes[key] for key in _OF_CLASSES}
     return row
 
 class GeometryLog:
     "A training callback: call it once per epoch; `rows` is a list of dicts for a DataFrame or for the curves below."
     def __init__(self,
         class_counts, # Windows of each class in the training fold, (C,)
-        agcacl=None, # Its prototypes are measured instead of the class means where given
+        agcacl=None, # Its prototypes are measured beside the class means where given
     ):
         self.class_counts, self.agcacl = class_counts, agcacl
         self.rows = []

@@ -139,13 +139,14 @@ class LDAM(_LogitLoss):
     def __init__(self,
         class_counts, # Samples of each class in the training fold, (C,)
         max_margin:float=0.5, # Margin of the rarest class
-        scale:float=1.0, # s; 30 on a cosine classifier
+        scale:float=1.0, # s, where the logits do not hold it yet
         beta:float=0.999, # Of the deferred weights
         drw_epoch:int|None=None, # First epoch with weights; None: after 80 % of the epochs told to set_epoch
+        logit_scale:float=1.0, # What the logits have been multiplied with: 30 for the cosine head of this package
     ):
         super().__init__(class_counts)
         margin = check_counts(class_counts)**-0.25
-        self.register_buffer('margin', (max_margin*margin/margin.max()).float())
+        self.register_buffer('margin', (logit_scale*max_margin*margin/margin.max()).float())
         self.register_buffer('late_weight', effective_weights(class_counts, beta).float())
         self.register_buffer('class_weight', torch.ones(self.n_classes))
         self.scale, self.drw_epoch = scale, drw_epoch

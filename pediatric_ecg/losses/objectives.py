@@ -105,6 +105,8 @@ def _prototypes(class_counts, dim, patients=0, **options):
         return PatientAGCACL(class_counts, dim, patients, **options)
     return AGCACL(class_counts, dim, **options)
 
+_PROXY_ANCHOR = .5/32   # its own scale is 32; with the weight of the others it drowns the cross-entropy
+
 OBJECTIVES = {
     'agcacl': Registered(
         partial(_contrastive, _prototypes, prior=.5),
@@ -125,17 +127,33 @@ OBJECTIVES = {
     'ldam': Registered(partial(_on_logits, LDAM), 'margins by class counts, late class weights', uses_counts=True),
     'supcon': Registered(
         partial(_contrastive, SupCon, prior=0.), 'cross-entropy and supervised contrastive loss', uses_counts=False),
+    'ldam-cosine': Registered(
+        partial(_on_logits, LDAM, logit_scale=30.),
+        'LDAM as published, for a network with a cosine head', uses_counts=True, compared=False),
+    'supcon+half': Registered(
+        partial(_contrastive, SupCon, prior=.5),
+        'half the log prior and supervised contrastive loss', uses_counts=True, compared=False),
     'supcon+la': Registered(
         partial(_contrastive, SupCon, prior=1.),
         'logit adjustment and supervised contrastive loss', uses_counts=True, compared=False),
     'proxyanchor': Registered(
-        partial(_contrastive, ProxyAnchor, prior=0.), 'cross-entropy and Proxy-Anchor loss', uses_counts=False),
+        partial(_contrastive, ProxyAnchor, prior=0., weight=_PROXY_ANCHOR),
+        'cross-entropy and Proxy-Anchor loss', uses_counts=False),
+    'proxyanchor+half': Registered(
+        partial(_contrastive, ProxyAnchor, prior=.5, weight=_PROXY_ANCHOR),
+        'half the log prior and Proxy-Anchor loss', uses_counts=True, compared=False),
     'proxyanchor+la': Registered(
-        partial(_contrastive, ProxyAnchor, prior=1.),
+        partial(_contrastive, ProxyAnchor, prior=1., weight=_PROXY_ANCHOR),
         'logit adjustment and Proxy-Anchor loss', uses_counts=True, compared=False),
     'bcl': Registered(
         partial(_contrastive, BCL, prior=1.), 'logit adjustment and balanced contrastive loss', uses_counts=True),
+    'bcl+half': Registered(
+        partial(_contrastive, BCL, prior=.5),
+        'half the log prior and balanced contrastive loss', uses_counts=True, compared=False),
     'paco': Registered(_paco, 'parametric contrastive loss', uses_counts=True),
+    'paco+queue': Registered(
+        partial(_paco, queue=1024),
+        'parametric contrastive loss with a queue of 1024 windows', uses_counts=True, compared=False),
 }
 
 def make_objective(
