@@ -138,7 +138,7 @@ def text_table(
     rows += _rows_of_others(splits, empty, 'members', 'Macro F1 of members alone')
     rows += [empty, *_rows_of_counts(splits), empty, ['F1 by rhythm', *empty[1:]]]
     rows += _rows_of_rhythms(splits)
-    key = ['w windows, p patients; above: 95 % interval, bootstrap over patients']
+    key = ['w windows, p patients; above: 95 % interval over patients']
     if any(split.floors for split in splits):
         key.append('floors, members: in brackets run − floor, run − member, points')
     return '\n'.join([*_aligned(rows), '', *key])
