@@ -120,7 +120,7 @@ def test_what_the_loss_is_told_is_of_the_patients(store, population, tmp_path):
     labels = scored_labels(store, TWO)
     both, _ = with_people(store, labels, 5, tmp_path / "people", n_jobs=1)
     fold = make_folds(store.table, labels, TWO)[-1]
-    config = replace(SMALL, loss="agcacl")
+    config = replace(SMALL, loss="agcacl", simulated_share=0.5)
     alone = fit(store, fold, labels, config)
     mixed = fit(both, with_simulated([fold], both.table)[0], labels, config)
     states = [result.model.state_dict() for result in (alone, mixed)]
