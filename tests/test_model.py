@@ -374,7 +374,6 @@ def test_shapes_in_signatures_are_true():
         from jaxtyping import TypeCheckError
         from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
         from pediatric_ecg.nn.fusion import FUSIONS
-from pediatric_ecg.nn.periodicity import activity, autocorrelation, bin_lags, in_bins, log_lags
         x = {'ecg': torch.randn(2, 12, 300), 'iegm': torch.randn(2, 7, 300)}
         present = {name: torch.ones(values.shape[:2], dtype=torch.bool) for name, values in x.items()}
         for fusion in FUSIONS:

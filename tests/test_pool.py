@@ -41,7 +41,7 @@ from pediatric_ecg.windows.people import with_people
 TINY = TrainConfig(
     epochs=1, per_group=4, batch_size=16, loss="ce", pretrain_epochs=1,
     model={"widths": (16, 16), "heads": 2, "depth": 1})
-TWO = Protocol(folds=2, draws=20)
+TWO = Protocol(folds=2)
 PEOPLE = 16
 FAST = {"config": TINY, "protocol": TWO, "n_jobs": 1, "progress": False}
 KEPT = {

@@ -187,7 +187,7 @@ def test_pretrain_is_repeatable_and_resumes(tmp_path, monkeypatch):
     how = {"patients": 24, "seconds": 12, "config": TINY}
     once = pretrain("ecg-2", tmp_path / "once", **how)
     with monkeypatch.context() as patch:
-        patch.setattr(importlib.import_module("pediatric_ecg.experiments.pretrain"), "fit", interrupted)
+        patch.setattr(importlib.import_module("pediatric_ecg.experiments.pretrain"), "fit_on_people", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pretrain("ecg-2", tmp_path / "twice", **how)
     assert (tmp_path / "twice.partial" / "people").exists() and not (tmp_path / "twice").exists()

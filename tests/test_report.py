@@ -314,7 +314,7 @@ def test_every_phrase_of_the_reporting_items_is_used():
     for name in words["phrases"]:
         prefix, _, kind = name.rpartition("_")
         spellings = [f"'{name}'"]
-        if kind in ("real", "simulated"):
+        if kind in ("real", "simulated", "network", "pool"):
             spellings.append(f"'{prefix}_{{kind}}'")
         assert any(spelling in source for spelling in spellings), name
     assert all(set(item) == {"number", "topic", "answer"} for item in words["items"])

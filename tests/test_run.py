@@ -176,11 +176,11 @@ def test_an_interrupted_run_continues(simdb, tmp_path, monkeypatch):
     module = import_module("pediatric_ecg.experiments.run")
     calls, whole = [], module.run_fold
 
-    def dies_at_third(*args):
+    def dies_at_third(*args, **more):
         calls.append(args[1].name)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return whole(*args)
+        return whole(*args, **more)
 
     kw = dict(quick=True, n_jobs=1, progress=False)
     monkeypatch.setattr(module, "run_fold", dies_at_third)
@@ -243,7 +243,7 @@ def test_the_manifest_has_the_names_that_readers_rely_on(finished):
     assert list(manifest) == [
         "preprocess", "modalities", "title", "simulated", "quick", "notes", "versions", "git", "database",
         "protocol", "audit", "corrections", "seeds", "folds_hash", "store", "elapsed_s", "data_sha256", "cohort",
-        "windows", "flow", "subject_notes"]
+        "windows", "flow", "subject_notes", "pool"]
     assert list(manifest["cohort"][0]) == ["label", "windows", "patients", "scored"]
     assert list(manifest["windows"]) == ["seconds", "n", "patients", "stride", "label", "grouping"]
     assert list(manifest["database"]) == ["name", "title", "citation", "licence"]
