@@ -10,6 +10,7 @@ __all__ = ['LEAST_OPINION', 'MOST_WEIGHT', 'MEMBERS', 'ON_FEATURES', 'SIMULATED'
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from ..core import DataError, file_size, read_json, replacing
-from .floors import WindowFeatures, fitted_floor, num_features, window_features
+from .floors import WindowFeatures, _bounded, fitted_floor, num_features, window_features
 from ..nn.rhythmnet import RhythmNet
 from ..splits.folds import Fold, without_simulated
 from ..windows.store import Windows
@@ -83,22 +84,45 @@ def completed(
 # %% ../../nbs/evaluate/05_pool.ipynb #pool-r
 _REMEDY = 'copy the file from the run again'
 
-def _write_tables(model, file):
-    "Write the arrays of a dataclass; they appear whole or not at all."
-    with replacing(file) as aside:
-        aside.write_bytes(save({name: np.ascontiguousarray(table) for name, table in vars(model).items()}))
+class _Tables:
+    "A model on hand features as arrays, the fields of a dataclass; `kind` is its name among the floors."
+    kind:ClassVar[str]
 
-def _read_tables(kind, file):
-    "A dataclass of arrays. DataError for a file that is missing, damaged or of another kind."
-    file_size(file, _REMEDY)
-    try:
-        return kind(**load_file(file))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, MemoryError) as error:
-        reason = ' '.join(str(error).split())[:150]
-        raise DataError(f'{file} does not hold a {kind.__name__.lower()} ({reason}); {_REMEDY}') from None
+    @classmethod
+    def fit(cls,
+        store:Windows,
+        fold:Fold,               # fitted on its train rows
+        classes:list,            # labels, in the order of the columns
+        features:WindowFeatures, # of these rows
+    )->'Self|None': # None where the training windows hold one class only
+        "The model of the floors, as it is fitted on a fold."
+        found = fitted_floor(cls.kind, store, fold, classes, features)
+        return None if found is None else cls._of(*found, classes)
+
+    def save(self,
+        file:str|Path,
+    ):
+        "Write the tables; they appear whole or not at all."
+        with replacing(file) as aside:
+            aside.write_bytes(save({name: np.ascontiguousarray(table) for name, table in vars(self).items()}))
+
+    @classmethod
+    def load(cls,
+        file:str|Path, # as `save` wrote it
+        classes:int,   # how many there are
+    )->'Self':
+        "Read the tables. DataError for a file that is missing, damaged or of another number of classes."
+        file_size(file, _REMEDY)
+        try:
+            model = cls(**load_file(file))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, MemoryError) as error:
+            reason = ' '.join(str(error).split())[:150]
+            raise DataError(f'{file} does not hold a {cls.kind} ({reason}); {_REMEDY}') from None
+        model._check(file, classes)
+        return model
 
 @dataclass(frozen=True)
-class Forest:
+class Forest(_Tables):
     "A random forest as tables: the trees of scikit-learn, one below the other."
     roots:np.ndarray     # (trees,) the first node of each tree
     below:np.ndarray     # (nodes, 2) the nodes for small and for large values; a leaf is its own
@@ -107,17 +131,7 @@ class Forest:
     absent:np.ndarray    # (nodes,) 0 or 1: where a missing value goes
     leaf:np.ndarray      # (nodes, classes) frequencies of the classes; 0 but in a leaf
     columns:np.ndarray   # (features,) columns of `window_features` that the trees know
-
-    @classmethod
-    def fit(cls,
-        store:Windows,
-        fold:Fold,               # fitted on its train rows
-        classes:list,            # labels, in the order of the columns
-        features:WindowFeatures, # of these rows
-    )->'Forest|None': # None where the training windows hold one class only
-        "The forest of the floors, as it is fitted on a fold."
-        found = fitted_floor('forest', store, fold, classes, features)
-        return None if found is None else cls._of(*found, classes)
+    kind = 'forest'
 
     @classmethod
     def _of(cls, model, columns, classes):
@@ -161,22 +175,6 @@ class Forest:
             total += self.leaf[node]
         return total/len(self.roots)
 
-    def save(self,
-        file:str|Path,
-    ):
-        "Write the tables; they appear whole or not at all."
-        _write_tables(self, file)
-
-    @classmethod
-    def load(cls,
-        file:str|Path, # as `save` wrote it
-        classes:int,   # how many there are
-    )->'Forest':
-        "Read the tables. DataError for a file that is missing, damaged or of another number of classes."
-        forest = _read_tables(cls, file)
-        forest._check(file, classes)
-        return forest
-
     def _check(self, file, classes):
         "Raises DataError for tables that do not fit each other: no step may lead out of them or round in a circle."
         nodes = len(self.leaf) if self.leaf.ndim == 2 else -1
@@ -204,24 +202,14 @@ class Forest:
 
 # %% ../../nbs/evaluate/05_pool.ipynb #pool-lin2
 @dataclass(frozen=True)
-class Regression:
+class Regression(_Tables):
     "A logistic regression as tables: standardised features within ±5, coefficients, softmax."
     mean:np.ndarray      # (features,)
     scale:np.ndarray     # (features,)
     slope:np.ndarray     # (features, classes)
     intercept:np.ndarray # (classes,) −inf for a class that was not in the training windows
     columns:np.ndarray   # (features,) columns of `window_features`
-
-    @classmethod
-    def fit(cls,
-        store:Windows,
-        fold:Fold,               # fitted on its train rows
-        classes:list,            # labels, in the order of the columns
-        features:WindowFeatures, # of these rows
-    )->'Regression|None': # None where the training windows hold one class only
-        "The regression of the floors, as it is fitted on a fold."
-        found = fitted_floor('regression', store, fold, classes, features)
-        return None if found is None else cls._of(*found, classes)
+    kind = 'regression'
 
     @classmethod
     def _of(cls, model, columns, classes):
@@ -241,32 +229,20 @@ class Regression:
     )->np.ndarray: # (n, classes) probabilities
         "Softmax of the linear scores."
         standardised = (features[:, self.columns] - self.mean)/self.scale
-        return softmax(np.clip(np.nan_to_num(standardised), -5, 5) @ self.slope + self.intercept, axis=1)
+        return softmax(_bounded(standardised) @ self.slope + self.intercept, axis=1)
 
-    def save(self,
-        file:str|Path,
-    ):
-        "Write the tables; they appear whole or not at all."
-        _write_tables(self, file)
-
-    @classmethod
-    def load(cls,
-        file:str|Path, # as `save` wrote it
-        classes:int,   # how many there are
-    )->'Regression':
-        "Read the tables. DataError for a file that is missing, damaged or of another number of classes."
-        regression = _read_tables(cls, file)
-        count = regression.columns.size
+    def _check(self, file, classes):
+        "Raises DataError for tables that do not fit each other, and for numbers that make no sense."
+        count = self.columns.size
         shapes = {'mean': (count,), 'scale': (count,), 'slope': (count, classes), 'intercept': (classes,),
                   'columns': (count,)}
-        fit = all(getattr(regression, name).shape == shape for name, shape in shapes.items())
-        if not fit or regression.columns.dtype.kind not in 'iu' or regression.columns.min(initial=0) < 0:
+        fit = all(getattr(self, name).shape == shape for name, shape in shapes.items())
+        if not fit or self.columns.dtype.kind not in 'iu' or self.columns.min(initial=0) < 0:
             raise DataError(f'{file}: the tables of the regression do not fit {classes} classes; {_REMEDY}')
-        numbers = (regression.mean, regression.scale, regression.slope)
-        if not all(np.isfinite(table).all() for table in numbers) or not (regression.scale > 0).all() or (
-                np.isnan(regression.intercept).any() or not np.isfinite(regression.intercept).any()):
+        numbers = (self.mean, self.scale, self.slope)
+        if not all(np.isfinite(table).all() for table in numbers) or not (self.scale > 0).all() or (
+                np.isnan(self.intercept).any() or not np.isfinite(self.intercept).any()):
             raise DataError(f'{file}: a number of the regression makes no sense; {_REMEDY}')
-        return regression
 
 # %% ../../nbs/evaluate/05_pool.ipynb #pool-fold2
 MEMBERS = { # what a reader calls them
@@ -328,11 +304,17 @@ class FoldPool:
                 self.members.simulated[rows], list(self.members.known), self.classes, opinions['network'])
         return opinions
 
+    def together(self,
+        opinions:dict[str, np.ndarray], # As `opinions` gives them
+    )->np.ndarray: # (n, classes) probabilities
+        "What the members say together."
+        return pool(np.array([*opinions.values()]), [*self.weights.values()])
+
     def __call__(self,
         rows:np.ndarray, # Of the store
     )->np.ndarray: # (n, classes) probabilities
-        "What the members say together."
-        return pool(np.array([*self.opinions(rows).values()]), [*self.weights.values()])
+        "What the members say of some windows together."
+        return self.together(self.opinions(rows))
 
 # %% ../../nbs/evaluate/05_pool.ipynb #pool-x
 SIMULATED = 'simulated' # folder of this network in a run

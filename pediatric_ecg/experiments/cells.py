@@ -114,14 +114,18 @@ def _predict_cell(store, fold, classes, config, seed, settings, disturbed, membe
     predictions = []
     for name, change in (conditions(store) if disturbed else {'clean': None}).items():
         seen = View(store, change=change, seed=seed)
-        probabilities = answer(fold.test) if members else predict(result.model, seen, fold.test)
-        table = predictions_of(store, fold, classes, probabilities, seed, fitted_temperature)
+        alone = {} # what each member says
+        if members is None:
+            probabilities = predict(result.model, seen, fold.test)
+        else:
+            opinions = answer.opinions(fold.test)
+            probabilities = answer.together(opinions)
+            for member, opinion in opinions.items():
+                alone[f'by_{member}'] = np.array(classes)[opinion.argmax(1)]
+        table = predictions_of(store, fold, classes, probabilities, seed, fitted_temperature).assign(**alone)
         predictions.append(table.assign(condition=name) if disturbed else table)
     if members is not None:
         write_json(file.with_suffix('.pool.json'), answer.weights)
-        alone = {f'by_{name}': np.array(classes)[opinion.argmax(1)]
-                 for name, opinion in answer.opinions(fold.test).items()}
-        predictions = [predictions[0].assign(**alone)]
     history = result.history.assign(split=fold.split, fold=fold.name, best=result.best_epoch)
     history.to_csv(file.with_suffix('.history.csv'), index=False)
     shutil.rmtree(checkpoint)
