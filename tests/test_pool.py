@@ -20,11 +20,13 @@ from pediatric_ecg.core import read_json
 from pediatric_ecg.data import get_database, read_header
 from pediatric_ecg.evaluate import floors
 from pediatric_ecg.evaluate.calibration import temper
-from pediatric_ecg.evaluate.floors import ALONE, RUN_FLOORS, window_features
+from pediatric_ecg.evaluate.floors import ALONE, RUN_FLOORS, WindowFeatures, window_features
 from pediatric_ecg.evaluate.pool import LEAST_OPINION, MEMBERS, ON_FEATURES, Ensemble, completed, pool
 from pediatric_ecg.experiments import Protocol, RunFolder, evaluate_run, train_store
 from pediatric_ecg.experiments.cells import fit_members
 from pediatric_ecg.experiments.run import (
+    ask_floors,
+    floors_to_ask,
     folds_with_people,
     make_folds,
     members_of,
@@ -128,6 +130,25 @@ def test_predictions_are_those_of_all_members_together(pooled, simstore, tmp_pat
     for name in (*ALONE, "forest", "regression"):
         answers = [labels[number] for number in opinions[name].argmax(1)]
         assert list(alone[name][found["window"]]) == answers, name
+
+
+def test_members_that_are_floors_are_asked_once(pooled, simstore):
+    "The floors of a run are what each of them answers when it is fitted by itself."
+    labels = scored_labels(simstore, TWO)
+    folds = make_folds(simstore.table, labels, TWO)
+    features = WindowFeatures.of(simstore, np.flatnonzero(simstore.table["label"].isin(labels)))
+    by_itself = ask_floors(simstore, labels, folds, features, 1)
+    keys = ["split", "repeat", "window"]
+    found = by_itself[keys].merge(RunFolder.open(pooled).floors, on=keys)
+    for name in RUN_FLOORS:
+        assert list(found[name]) == list(by_itself[name]), name
+
+
+def test_a_fold_of_one_rhythm_asks_the_floor():
+    "Where a member is missing in one fold, its floor is asked for all."
+    answered = pd.DataFrame({"by_network": ["N", "N"], "by_forest": ["N", None], "by_regression": ["N", "N"]})
+    assert floors_to_ask(answered) == ("majority", "forest", "boosting")
+    assert floors_to_ask(answered.fillna("N")) == ("majority", "boosting")
 
 
 def test_figures_are_computed_again_from_the_files(pooled, tmp_path):

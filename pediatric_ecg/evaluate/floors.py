@@ -454,7 +454,7 @@ RUN_FLOORS = {
     'forest': 'random forest',
     'boosting': 'gradient boosting',
 }
-# the members of a run, each alone; the forest of patients is a floor already
+# the members of a run, each alone; forest and regression of patients are floors already
 ALONE = {
     'network': 'network',
     'simulated': 'network of simulated people',
@@ -468,14 +468,15 @@ def floor_answers(
     classes:list,  # labels that take part
     features:WindowFeatures|None=None, # of the rows of the fold, where they are known already
     most:int=40,   # windows of each patient and rhythm that they are fitted on, at most
+    kinds=tuple(RUN_FLOORS), # those that are asked
 )->pd.DataFrame: # a row per test window: split, repeat, fold, window, and a column per floor
-    "What each floor of RUN_FLOORS calls the test windows of a fold."
+    "What each floor calls the test windows of a fold."
     if features is None:
         features = WindowFeatures.of(store, np.concatenate([fold.train, fold.test]))
     answers = pd.DataFrame({
         'split': fold.split, 'repeat': fold.repeat, 'fold': fold.name,
         'window': store.table['window'].to_numpy()[fold.test]})
-    for kind in RUN_FLOORS:
+    for kind in kinds:
         probability = floor_probabilities(kind, store, fold, classes, most, features)
         answers[kind] = np.array(classes)[probability.argmax(1)]
     return answers

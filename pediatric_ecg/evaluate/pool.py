@@ -290,6 +290,7 @@ class FoldPool:
         opinions = self.opinions(rows)
         fitted = fit_weights(np.array([*opinions.values()]), target[rows], subject)
         self.weights = dict(zip(opinions, fitted.tolist()))
+        self._known = rows, self.together(opinions)
         fold.fitted |= {'on_features': fold.train, 'pool': rows}
 
     def opinions(self,
@@ -314,7 +315,8 @@ class FoldPool:
         rows:np.ndarray, # Of the store
     )->np.ndarray: # (n, classes) probabilities
         "What the members say of some windows together."
-        return self.together(self.opinions(rows))
+        known, answer = self._known # the temperature is fitted on the same windows as the weights
+        return answer.copy() if np.array_equal(rows, known) else self.together(self.opinions(rows))
 
 # %% ../../nbs/evaluate/05_pool.ipynb #pool-x
 SIMULATED = 'simulated' # folder of this network in a run

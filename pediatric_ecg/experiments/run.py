@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QUICK', 'FEWEST_WINDOWS', 'AUDITED', 'PACKAGES', 'make_folds', 'scored_labels', 'final_fold', 'class_geometry',
            'cohort_rows', 'metrics_of', 'cross_validate', 'ask_floors', 'network_of_people', 'members_of', 'apart',
-           'folds_with_people', 'people_beside', 'train_store', 'run', 'evaluate_run']
+           'floors_to_ask', 'folds_with_people', 'people_beside', 'train_store', 'run', 'evaluate_run']
 
 # %% ../../nbs/experiments/02_run.ipynb #c003-9cebef
 import hashlib
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ..core import DataError, git_revision, read_json, versions
 from ..data.databases import get_database
 from ..evaluate.calibration import calibrate
-from ..evaluate.floors import ALONE, WindowFeatures, against_floors, floor_answers
+from ..evaluate.floors import ALONE, RUN_FLOORS, WindowFeatures, against_floors, floor_answers
 from ..evaluate.pool import SIMULATED, Members, member_file
 from ..evaluate.scores import FIGURES, summarise
 from .cells import fit_members, run_fold
@@ -218,9 +218,10 @@ def ask_floors(
     features:WindowFeatures, # Of the rows of all folds
     n_jobs:int=-1, # Folds at once; -1: one per core
     progress:bool=False, # Show a bar
+    kinds=tuple(RUN_FLOORS), # Those that are asked
 )->pd.DataFrame: # Their answers for the test windows of all folds
     "What the floors of a run call the test windows of all folds."
-    jobs = [joblib.delayed(floor_answers)(store, fold, labels, features) for fold in folds]
+    jobs = [joblib.delayed(floor_answers)(store, fold, labels, features, kinds=kinds) for fold in folds]
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)
     tables = tqdm(parallel(jobs), total=len(jobs), desc='floors', disable=not progress, leave=False)
     return pd.concat(tables, ignore_index=True)
@@ -268,15 +269,25 @@ def members_of(
     return Members(features, opinion, known)
 
 def apart(
-    predictions:pd.DataFrame, # With a column by_MEMBER for each member; some of them are floors already
-    floors:pd.DataFrame, # Answers of the floors for the same windows
+    predictions:pd.DataFrame, # With a column by_MEMBER for each member; some of them are floors as well
+    floors:pd.DataFrame, # Answers of the other floors for the same windows
 )->tuple[pd.DataFrame, pd.DataFrame]: # Predictions of the pool; answers of floors and of members alone
     "What each member says alone stands with the floors: the pool is compared with both."
     keys = ['split', 'repeat', 'window']
-    alone = {f'by_{name}': name for name in ALONE if f'by_{name}' in predictions}
+    names = [name for name in (*RUN_FLOORS, *ALONE) if f'by_{name}' in predictions and name not in floors]
+    alone = {f'by_{name}': name for name in names}
     of_members = predictions[[*keys, *alone]].rename(columns=alone)
     bare = predictions.drop(columns=[column for column in predictions if column.startswith('by_')])
-    return bare, floors.merge(of_members, on=keys, how='left', validate='one_to_one')
+    joined = floors.merge(of_members, on=keys, how='left', validate='one_to_one')
+    in_order = [name for name in (*RUN_FLOORS, *ALONE) if name in joined]
+    return bare, joined[[*floors.columns.difference(in_order, sort=False), *in_order]]
+
+def floors_to_ask(
+    predictions:pd.DataFrame, # With a column by_MEMBER for each member
+)->tuple: # Names in RUN_FLOORS
+    "The floors that are no members, or were none in a fold whose training windows hold one rhythm."
+    answered = [name for name in RUN_FLOORS if f'by_{name}' in predictions and predictions[f'by_{name}'].notna().all()]
+    return tuple(name for name in RUN_FLOORS if name not in answered)
 
 # %% ../../nbs/experiments/02_run.ipynb #c026-a58a89
 AUDITED = (
@@ -330,7 +341,8 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress, simulate
     members = members_of(work, store, training, labels, config, protocol.seed, progress)
     predictions = cross_validate(
         training, labels, training_folds, work, config, protocol, n_jobs, progress, members)
-    floors = ask_floors(store, labels, folds, members.features, n_jobs, progress)
+    floors = ask_floors(
+        store, labels, folds, members.features, n_jobs, progress, floors_to_ask(predictions))
     predictions, floors = apart(predictions, floors)
 
     checkpoint = work/'folds'/'final.checkpoint'

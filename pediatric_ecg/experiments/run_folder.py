@@ -28,6 +28,7 @@ from pydantic import confloat, conint
 from pediatric_ecg.core import (
     DataError, check_keys, check_last_line, file_size, read_json, replacing, typed, write_json, write_text,
 )
+from ..evaluate.pool import MEMBERS
 from ..surroundings import locked, output_folder
 from ..windows.people import SimulatedPeople
 
@@ -276,8 +277,7 @@ def _array(content):
 
 # %% ../../nbs/experiments/00_run_folder.ipynb #m05-csv
 TEXT_COLUMNS = (
-    'record', 'subject', 'truth', 'prediction', 'fold', 'condition', 'by_network', 'by_forest',
-    'by_regression', 'by_forest_simulated', 'by_regression_simulated', 'by_simulated')
+    'record', 'subject', 'truth', 'prediction', 'fold', 'condition', *(f'by_{member}' for member in MEMBERS))
 
 def read_predictions(
     file:str|Path, # `predictions.csv` of a run, or the file of one fold
