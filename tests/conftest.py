@@ -28,3 +28,17 @@ def simstore(simdb, tmp_path_factory):
     from pediatric_ecg.windows import prepare
 
     return prepare(simdb, tmp_path_factory.mktemp("store") / "store", n_jobs=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def small_floors():
+    "A forest has few trees, regression stands for boosting, and simulated people are short: for tests of other things."
+    from sklearn.ensemble import RandomForestClassifier
+
+    from pediatric_ecg.evaluate import floors
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pediatric_ecg.windows.people.SECONDS", 24.0)
+        patch.setitem(floors.MODELS, "forest", lambda: RandomForestClassifier(8, min_samples_leaf=2, random_state=0))
+        patch.setitem(floors.MODELS, "boosting", floors.MODELS["regression"])
+        yield

@@ -16,19 +16,19 @@ import torch
 
 import pediatric_ecg.sim
 from pediatric_ecg import cli
-from pediatric_ecg.core import DataError
+from pediatric_ecg.core import DataError, LeakError
 from pediatric_ecg.data import LEIPZIG
 from pediatric_ecg.experiments import Protocol, RunFolder, experiment, run, train_store
 from pediatric_ecg.experiments.recipes import Recipe
 from pediatric_ecg.experiments.run import make_folds, people_beside, scored_labels
 from pediatric_ecg.sim import simulate
-from pediatric_ecg.core import LeakError
 from pediatric_ecg.splits import audit
 from pediatric_ecg.splits.folds import load_folds, with_simulated
 from pediatric_ecg.train import TrainConfig, fit
 from pediatric_ecg.windows import WindowStore, prepare
 from pediatric_ecg.windows.people import with_people
 
+pytestmark = pytest.mark.usefixtures("small_floors")
 SMALL = TrainConfig(
     epochs=1, per_group=4, batch_size=16, loss="ce", model={"widths": [16, 16], "depth": 1, "heads": 2})
 TWO = Protocol(folds=2)

@@ -117,7 +117,7 @@ def test_a_missing_peer_is_said_before_the_first_cell(simstore, tmp_path, monkey
     assert not (tmp_path / "g").exists()
 
 
-def test_permuted_labels_fall_to_chance_and_random_windows_beat_new_patients(simstore, tmp_path, capsys):
+def test_permuted_labels_fall_to_chance_and_random_windows_beat_new_patients(simstore, small_floors, tmp_path, capsys):
     out = ["--out", str(tmp_path / "g")]
     assert main(["experiment", str(simstore.path), *out, "--recipe", "checks", "--quick", "--jobs", "1"]) == 0
     assert str(tmp_path / "g" / "results.csv") in capsys.readouterr().out

@@ -12,13 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.ensemble import RandomForestClassifier
 
 from pediatric_ecg import cli
 from pediatric_ecg.annotate import annotate, to_segments, windows_of
 from pediatric_ecg.core import read_json
 from pediatric_ecg.data import get_database, read_header
-from pediatric_ecg.evaluate import floors
 from pediatric_ecg.evaluate.calibration import temper
 from pediatric_ecg.evaluate.floors import ALONE, RUN_FLOORS, WindowFeatures, window_features
 from pediatric_ecg.evaluate.pool import LEAST_OPINION, MEMBERS, ON_FEATURES, Ensemble, completed, pool
@@ -51,25 +49,18 @@ KEPT = {
     "simulated": 0.4}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    "Simulated records are short, a forest has few trees, and regression stands for boosting: the tests are quick."
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pediatric_ecg.windows.people.SECONDS", 24.0)
-        patch.setitem(floors.MODELS, "forest", lambda: RandomForestClassifier(8, min_samples_leaf=2, random_state=0))
-        patch.setitem(floors.MODELS, "boosting", floors.MODELS["regression"])
-        yield
+pytestmark = pytest.mark.usefixtures("small_floors")
 
 
 @pytest.fixture(scope="module")
-def pooled(simstore, quick, tmp_path_factory):
+def pooled(simstore, small_floors, tmp_path_factory):
     "A run with all members."
     out = tmp_path_factory.mktemp("pooled") / "run"
     return train_store(simstore, out, simulated=PEOPLE, finish=build_report, **FAST)
 
 
 @pytest.fixture(scope="module")
-def of_patients(simstore, quick, tmp_path_factory):
+def of_patients(simstore, small_floors, tmp_path_factory):
     "A run of patients alone."
     return train_store(simstore, tmp_path_factory.mktemp("patients") / "run", **FAST)
 

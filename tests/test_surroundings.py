@@ -24,8 +24,8 @@ from pediatric_ecg.surroundings import locked
 from pediatric_ecg.train import TrainConfig
 
 SMALLEST = {
-    "config": {"epochs": 1, "per_group": 4, "batch_size": 16},
-    "protocol": {"folds": 2, "seed": 3},
+    "config": {"epochs": 1, "per_group": 4, "batch_size": 16, "model": {"widths": [16, 16], "depth": 1}},
+    "protocol": {"folds": 2, "seed": 3, "min_patients": 6},
 }
 
 
