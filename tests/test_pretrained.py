@@ -13,7 +13,7 @@ import wfdb
 
 from pediatric_ecg import cli
 from pediatric_ecg.annotate import annotate, choose_network
-from pediatric_ecg.core import DataError, PediatricECGError, digest, wfdb_quiet
+from pediatric_ecg.core import DataError, PediatricECGError, digest, shared, wfdb_quiet
 from pediatric_ecg.data import read_header
 from pediatric_ecg.experiments import pretrain
 from pediatric_ecg.experiments.pretrain import NETWORKS
@@ -24,7 +24,8 @@ from pediatric_ecg.sim import stand_ins
 from pediatric_ecg.train import TrainConfig
 from pediatric_ecg.train.people import only_leads, some_leads
 
-MITDB_FOLDER = Path(__file__).resolve().parents[2] / "shared/mitdb"
+SHARED = shared() or Path("absent")
+MITDB_FOLDER, IAF = SHARED / "mitdb", SHARED / "iafdb/iaf1_afw"
 TINY = TrainConfig(loss="ce", epochs=1, per_group=2, model={"widths": [16, 16], "depth": 1})
 SHIPPED = pretrained_names()
 needs_weights = pytest.mark.skipif(not SHIPPED, reason="no weights ship yet; `pediatric-ecg pretrain NAME` makes them")
@@ -226,3 +227,18 @@ def test_a_real_record_in_under_a_minute(tmp_path):
         shutil.copy(MITDB_FOLDER / f"100{ending}", record.with_suffix(ending))
     found = annotate(record, tmp_path / "out")
     assert found.elapsed < 60 and NEVER in found.notes[0]
+
+
+@needs_weights
+@pytest.mark.skipif(not (IAF.with_suffix(".dat")).exists(), reason="needs the record iaf1_afw")
+def test_electrograms_alone_name_real_fibrillation(tmp_path):
+    "154 s of atrial fibrillation in the coronary sinus, no surface lead: at least 95 % of the time is named AF."
+    with wfdb_quiet():
+        recorded = wfdb.rdrecord(str(IAF))
+        columns = [number for number, lead in enumerate(recorded.sig_name) if lead.startswith("CS")]
+        leads = [recorded.sig_name[column] for column in columns]
+        wfdb.wrsamp("sinus", fs=recorded.fs, units=["mV"] * len(leads), sig_name=leads, fmt=["16"] * len(leads),
+                    p_signal=recorded.p_signal[:, columns], write_dir=str(tmp_path))
+    found = annotate(tmp_path / "sinus", tmp_path / "out").segments
+    seconds = (found["end_s"] - found["start_s"]).groupby(found["rhythm"]).sum()
+    assert len(leads) == 5 and seconds["AF"] > 0.95 * seconds.sum()
