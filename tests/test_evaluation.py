@@ -387,7 +387,8 @@ def test_intervals_of_ec57s_averages_hold_the_truth():
         for patient in range(10):
             windows = int(rng.integers(5, 60))
             right = rng.random(windows) < rng.beta(2, 2)
-            rows.append(pd.DataFrame({"subject": str(patient), "truth": "VT", "prediction": np.where(right, "VT", "N")}))
+            named = np.where(right, "VT", "N")
+            rows.append(pd.DataFrame({"subject": str(patient), "truth": "VT", "prediction": named}))
         table = pd.concat(rows)
         each, of_means = average_intervals(table, ["VT"])
         low, high = each["VT"]["sensitivity"]

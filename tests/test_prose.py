@@ -87,7 +87,8 @@ def test_the_study_of_losses():
 def test_luck_rhythms_and_trials_in_the_study():
     text = words_of("experiments/05_study")
     parts = []
-    for grid, sentence in (("mitdb-losses", "{:.1f} against {:.1f} points"), ("sim-losses", ", {:.1f} against {:.1f})")):
+    sentences = {"mitdb-losses": "{:.1f} against {:.1f} points", "sim-losses": ", {:.1f} against {:.1f})"}
+    for grid, sentence in sentences.items():
         table = results(grid)
         parts.append(sentence.format(table.macro_f1_sd_repeats.mean().round(1), table.macro_f1.std()))
     mitdb, one_seed = results("mitdb-losses"), results("sim-robustness").query("condition == 'clean'").set_index("loss")
