@@ -14,6 +14,7 @@ from pediatric_ecg.evaluate import calibrate, fit_temperature
 from pediatric_ecg.evaluate.calibration import (
     adjust,
     aurc,
+    aurc_interval,
     brier,
     calibration_intervals,
     calibration_scores,
@@ -129,7 +130,13 @@ def test_intervals_are_over_patients():
     assert intervals["ece"][0] <= ece(p, y) <= intervals["ece"][1]
     assert intervals["brier"][0] < brier(p, y) < intervals["brier"][1]
     assert thrice["brier"] == pytest.approx(intervals["brier"]), "more predictions are not more patients"
-    assert calibration_intervals(p, y, np.zeros(1200)) == {"ece": [None, None], "brier": [None, None]}
+    nobody_to_draw = calibration_intervals(p, y, np.zeros(1200))
+    assert nobody_to_draw == dict.fromkeys(("ece", "brier", "classwise_ece"), [None, None])
+    assert intervals["classwise_ece"][0] <= classwise_ece(p, y).mean() <= intervals["classwise_ece"][1]
+    low, high = aurc_interval(p, y, patient)
+    assert low < aurc(p, y) < high and aurc_interval(p, y, np.zeros(1200)) == [None, None]
+    again = aurc_interval(np.tile(p, (3, 1)), np.tile(y, 3), np.tile(patient, 3))
+    assert again == pytest.approx([low, high], abs=0.002)
     loop = []
     for seed in range(300):
         drawn = np.random.default_rng(seed).integers(0, 12, 12)

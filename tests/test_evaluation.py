@@ -28,6 +28,7 @@ from pediatric_ecg.evaluate.scores import (
     _count_intervals,
     _estimates,
     _patient_counts,
+    average_intervals,
     class_intervals,
     confusion,
     gross_average,
@@ -376,3 +377,24 @@ def test_pictures_close_cleanly():
     ax = plot_intervals(summaries)
     assert "4 classes" in ax.get_legend().get_texts()[0].get_text()
     plt.close("all")
+
+
+def test_intervals_of_ec57s_averages_hold_the_truth():
+    "Each patient's share is drawn from Beta(2, 2), so the truth is a half; windows per patient differ by ten times."
+    rng, held = np.random.default_rng(0), []
+    for _ in range(200):
+        rows = []
+        for patient in range(10):
+            windows = int(rng.integers(5, 60))
+            right = rng.random(windows) < rng.beta(2, 2)
+            named = np.where(right, "VT", "N")
+            rows.append(pd.DataFrame({"subject": str(patient), "truth": "VT", "prediction": named}))
+        table = pd.concat(rows)
+        each, of_means = average_intervals(table, ["VT"])
+        low, high = each["VT"]["sensitivity"]
+        assert of_means["sensitivity"] == [low, high] and each["VT"]["ppv"][1] == 1
+        held.append(low <= 0.5 <= high)
+    assert 0.92 <= np.mean(held) <= 0.99
+    each, of_means = average_intervals(table, ["VT", "never"])
+    assert each["never"]["sensitivity"] == [None, None], "nobody holds it"
+    assert of_means["sensitivity"] == each["VT"]["sensitivity"], "so it is not in the mean"

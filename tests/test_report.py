@@ -123,6 +123,62 @@ def test_numbers_are_those_of_metrics(made_up):
     assert text.count("not evaluable") >= 2, "the rhythm of one patient has words for a number"
 
 
+def section(html, heading):
+    "The text of one section of the page, in one line."
+    part = html.split(f"<h2>{heading}</h2>")[1].split("<h2>")[0]
+    return re.sub(r"\s+", " ", " ".join(Page(part).text))
+
+
+@pytest.mark.parametrize("version", ["today's", "of before"])
+def test_each_rhythm_has_intervals_in_both_splits(made_up, version):
+    "Sensitivity, precision and F1; a run that kept no intervals of its rhythms gets them from its predictions."
+    metrics = json.loads((made_up / "metrics.json").read_text())
+    if version == "of before":
+        change(made_up, "metrics", lambda content: [
+            figures.pop("ci95") for split in content.values()
+            for figures in split["per_class"].values() if isinstance(figures, dict)])
+    table = section(build_report(made_up).read_text(), "Rhythm by rhythm")
+    card = (made_up / "model_card.md").read_text()
+    for split in ("random", "patient"):
+        for figures in metrics[split]["per_class"].values():
+            if not isinstance(figures, dict):
+                continue
+            for key in ("recall", "precision", "f1"):
+                low, high = figures["ci95"][key]
+                assert f"{percent(figures[key])} {100 * low:.1f}–{100 * high:.1f}" in table
+                if split == "patient":
+                    assert percent(figures[key], [low, high]) in card
+    assert table.count("–") > 2 * 3 * 5
+
+
+def test_every_macro_figure_has_an_interval(made_up):
+    "The floor of always one answer, the mean of patients' shares, the gap of the two splits, the calibration."
+    scored = ScoredRun(RunFolder.open(made_up))
+    text = text_of(made_up)
+    for split in scored.splits.values():
+        for key in ("top1", "macro_f1"):
+            low, high = split.floor.ci95[key]
+            assert low < getattr(split.floor, key) < high and split.floor.in_words(key) in text
+        value, (low, high) = split.average_sensitivity
+        assert low < value < high and percent(value, [low, high]) in text
+        for scores in split.probabilities.scores.values():
+            for key in ("ece", "brier", "classwise_ece", "aurc"):
+                low, high = scores["ci95"][key]
+                assert low <= scores[key] <= high
+    points, (low, high) = scored.gap
+    assert low < points < high
+    assert f"{100 * points:.1f} points higher ({100 * low:.1f} to {100 * high:.1f})" in text
+    assert "from drawing whole patients" not in text, "today's intervals are linearised"
+
+
+def test_the_table_in_the_terminal_has_intervals(made_up):
+    metrics = json.loads((made_up / "metrics.json").read_text())
+    table = text_table(metrics)
+    figures = metrics["patient"]["per_class"]["AVRT"]
+    assert percent(figures["f1"], figures["ci95"]["f1"]) in table
+    assert max(map(len, table.splitlines())) <= 80
+
+
 def test_title_says_simulated_or_real(made_up):
     assert "<title>Rhythm classification on simulated signals" in build_report(made_up).read_text()
     change(made_up, "manifest", lambda manifest: manifest.update(simulated=False, title="Some Database <1.0>"))
@@ -286,7 +342,7 @@ def test_few_windows_and_one_patient(made_up):
     section = trust_section(scored)["trust"]["patient"]
     assert section["reliability"] is None and section["undrawn"]
     intervals = scored.probabilities["patient"].scores["as given"]["ci95"]
-    assert intervals == {"ece": [None, None], "brier": [None, None]}
+    assert intervals == dict.fromkeys(("ece", "brier", "classwise_ece", "aurc"), [None, None])
     assert not Page(build_report(made_up).read_text()).wrong
 
 

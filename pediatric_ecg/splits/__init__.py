@@ -1,4 +1,4 @@
-"""Folds of windows that keep patients apart, and the audit that proves it before anything is trained."""
+"""Folds of windows that keep patients apart, and the audit that checks it before anything is trained."""
 from ..core import LeakError
 from .audit import audit
 from .folds import Fold
