@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FIGURES', 'STARTED', 'scores', 'confusion', 'per_patient', 'gross_average', 'per_class', 'intervals',
-           'class_intervals', 'summarise', 'compare', 'holm', 'plot_confusion', 'plot_intervals']
+           'class_intervals', 'average_intervals', 'summarise', 'compare', 'holm', 'plot_confusion', 'plot_intervals']
 
 # %% ../../nbs/evaluate/00_scores.ipynb #c004-3d2570
 from collections.abc import Iterable
@@ -392,6 +392,35 @@ def class_intervals(
         area = _areas(predictions, label)['auroc']
         entries[label] = entry | {'auroc': _auroc_interval(predictions, label, area)}
     return entries
+
+# %% ../../nbs/evaluate/00_scores.ipynb #est-avg
+def average_intervals(
+    predictions:pd.DataFrame, # subject, truth, prediction
+    classes:Iterable,         # labels
+)->tuple[dict, dict]: # label → sensitivity, ppv → [low, high]; and those of their means over the labels
+    "95 % intervals over patients of EC57's averages, in which each patient counts once."
+    classes = [str(label) for label in classes]
+    counts, _, _ = _patient_counts(predictions, classes)
+    right, held, called = np.diagonal(counts, axis1=1, axis2=2), counts.sum(2), counts.sum(1)
+    each, of_means = {label: {} for label in classes}, {}
+    started, nobody = STARTED*np.eye(len(classes)), [None, None]
+    for name, windows in (('sensitivity', held), ('ppv', called)):
+        windows = windows[:, :len(classes)]
+        shares, defined = _ratio(right[:, :len(classes)], windows), (windows > 0).astype(float)
+        numerator = np.concatenate([shares, started, 0*started])
+        denominator = np.concatenate([defined, started, started])
+        middles, moves = numerator.sum(0)/denominator.sum(0), _influence(numerator, denominator)
+        freedom, averages = _freedom(defined), _ratio(shares.sum(0), defined.sum(0))
+        known = np.flatnonzero(defined.any(0))
+        for k, label in enumerate(classes):
+            estimate = _Estimate(middles[k], moves[:, [k]], freedom[[k]])
+            each[label][name] = estimate.interval(averages[k]) if len(counts) > 1 and k in known else nobody
+        of_means[name] = nobody
+        if len(counts) > 1 and len(known):
+            estimate = _Estimate(middles[known].mean(), moves[:, known]/len(known), freedom[known])
+            of_means[name] = estimate.interval(averages[known].mean())
+    return each, of_means
+
 
 # %% ../../nbs/evaluate/00_scores.ipynb #c036-0f0713
 def summarise(

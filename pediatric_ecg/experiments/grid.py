@@ -260,22 +260,27 @@ def _score_figures(part, labels, training):
 
 def tabulate_comparisons(
     out, # Folder of the grid
-    settings:list, # Of the grid; the first is the reference
+    settings:list, # Of the grid
     labels:list, # Rhythms that are scored
 )->pd.DataFrame: # One row per other setting, split and condition
     """Reference minus each other setting on the same windows, with 95 % intervals over patients.
 
-    The p values of one figure, split and condition are a family; Holm's are in the columns `p_holm`."""
-    rows = []
-    reference = dict(iter(_by_kind(out, settings[0])))
-    for setting in settings[1:]:
+    The reference is the first setting that learns from as many windows of rare rhythms; most grids have one.
+    The p values of one figure and split are a family; Holm's are in the columns `p_holm`."""
+    rows, references = [], {}
+    for setting in settings:
+        first = _reference(setting, settings)
+        if setting is first:
+            references[folder_name(first)] = dict(iter(_by_kind(out, first)))
+            continue
+        reference = references[folder_name(first)]
         for (split, condition), part in _by_kind(out, setting):
             # windows that were renamed have another truth: there is nothing to pair
             if (split, condition) not in reference or setting.get('permute') == 'patients':
                 continue
             examined = _examined(part, labels)
             difference = compare(reference[split, condition], part, examined)
-            row = {'reference': folder_name(settings[0]), **_plain(setting)}
+            row = {'reference': folder_name(first), **_plain(setting)}
             row |= {'split': split, 'condition': condition}
             for name in COMPARED:
                 row[f'{name}_difference'] = difference[name]['difference']
@@ -284,11 +289,15 @@ def tabulate_comparisons(
             rows.append(row)
     return _with_settings_first(_adjusted(rows), settings, ('reference',))
 
+def _reference(setting, settings):
+    "What a setting is compared with: other numbers of windows of rare rhythms are other tasks."
+    return next(first for first in settings if first.get('shots') == setting.get('shots'))
+
 def _adjusted(rows):
-    "The rows with Holm's p, behind each p; a family is all other settings in one split and condition."
+    "The rows with Holm's p, behind each p; a family is all comparisons in one split, under all conditions."
     families = {}
     for row in rows:
-        families.setdefault((row['split'], row['condition']), []).append(row)
+        families.setdefault(row['split'], []).append(row)
     for family in families.values():
         for name in COMPARED:
             for row, value in zip(family, holm([row[f'{name}_p'] for row in family])):

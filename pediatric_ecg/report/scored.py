@@ -12,11 +12,12 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from ..core import DataError
 from ..evaluate.calibration import (
-    calibration_intervals, calibration_scores, probabilities, selective, temper)
+    aurc_interval, calibration_intervals, calibration_scores, probabilities, selective, temper)
 from ..evaluate.floors import ALONE, RUN_FLOORS
 from ..evaluate.plots import share_right_per_patient
-from ..evaluate.scores import METRICS
+from ..evaluate.scores import METRICS, average_intervals, class_intervals, compare, intervals
 from ..experiments.run_folder import RunFolder
 from .render import counted, minus, percent
 
@@ -139,14 +140,27 @@ class Floor:
     answer: str # That rhythm
     top1: float # Its share
     macro_f1: float # Over all rhythms
+    ci95: dict # Of both, over patients: key → [low, high]
+
+    def in_words(self,
+        key:str, # 'top1' or 'macro_f1'
+    )->str: # '64.7 % (53.2–75.9)'
+        "One figure with its interval."
+        return percent(getattr(self, key), self.ci95[key])
 
 def majority_floor(
-    truth:pd.Series, # Rhythm of each scored window
+    scored:pd.DataFrame, # subject and truth of each scored window
 )->Floor:
     "The floor under the figures of these windows."
-    shares = truth.value_counts(normalize=True)
-    top1 = float(shares.iloc[0])
-    return Floor(shares.index[0], top1, 2*top1/(1 + top1)/len(shares))
+    shares = scored.truth.value_counts(normalize=True)
+    answer, share = shares.index[0], float(shares.iloc[0])
+
+    def macro_f1(top1):
+        return None if top1 is None else 2*top1/(1 + top1)/len(shares)
+
+    ends = intervals(scored.assign(prediction=answer), list(shares.index))['top1']
+    return Floor(answer, share, macro_f1(share), {'top1': ends, 'macro_f1': [macro_f1(end) for end in ends]})
+
 
 # %% ../../nbs/report/01_scored.ipynb #c007-b5ddb6
 @dataclass
@@ -187,8 +201,9 @@ class Probabilities:
         "Calibration of each variant, with intervals over patients."
         scores = {}
         for name, values in self.variants.items():
-            intervals = calibration_intervals(values, self.labels, self.subjects)
-            scores[name] = calibration_scores(values, self.labels) | {'ci95': intervals}
+            ends = calibration_intervals(values, self.labels, self.subjects)
+            ends['aurc'] = aurc_interval(values, self.labels, self.subjects)
+            scores[name] = calibration_scores(values, self.labels) | {'ci95': ends}
         return scores
 
     @cached_property
@@ -226,7 +241,36 @@ class ScoredSplit(SplitFigures):
     @cached_property
     def floor(self)->Floor:
         "What always answering with the most common rhythm would score on the same windows."
-        return majority_floor(self.scored.truth)
+        return majority_floor(self.scored)
+
+    @cached_property
+    def evaluable(self)->list: # Labels
+        "Rhythms that have figures."
+        return [label for label, figures in self.per_class.items() if not isinstance(figures, str)]
+
+    @cached_property
+    def class_intervals(self)->dict: # Label → recall, precision, f1, …, average_sensitivity, average_ppv → [low, high]
+        "The interval of each figure of each rhythm; a run of an earlier version, which kept none, gets them here."
+        found = class_intervals(self.scored, self.evaluable) if self.evaluable else {}
+        averages = average_intervals(self.scored, self.evaluable)[0] if self.evaluable else {}
+        for label, entry in found.items():
+            entry.update(self.per_class[label].get('ci95', {}))
+            entry.update({f'average_{name}': ends for name, ends in averages[label].items()})
+        return found
+
+    def in_class(self,
+        label:str, # A rhythm that has figures
+        key:str, # 'recall', 'precision', 'f1', 'average_sensitivity', …
+    )->tuple: # value, [low, high]; (None, None) where not known
+        "One figure of one rhythm, and its interval."
+        return self.per_class[label].get(key), self.class_intervals[label].get(key)
+
+    @cached_property
+    def average_sensitivity(self)->tuple: # value, [low, high]; () where it was not recorded
+        "EC57's average sensitivity, as the mean over rhythms."
+        if not self.sensitivities or not self.evaluable:
+            return ()
+        return self.sensitivities[1], average_intervals(self.scored, self.evaluable)[1]['sensitivity']
 
     @cached_property
     def probabilities(self)->Probabilities|None:
@@ -246,6 +290,26 @@ class ScoredRun:
     def most_honest(self)->ScoredSplit|None:
         "The patient-wise split where it was scored, else the random one; None where neither was."
         return self.splits.get('patient') or self.splits.get('random')
+
+    @cached_property
+    def gap(self)->tuple: # points of macro F1, [low, high]; None where there are not two results
+        """Random windows − patient-wise, paired over patients.
+
+        The interval is None where the two were not asked for the same windows and rhythms, or where
+        the predictions give another difference than metrics.json."""
+        if set(self.splits) != {'random', 'patient'}:
+            return None
+        leaky, honest = self.splits['random'], self.splits['patient']
+        difference = leaky.metrics['macro_f1'] - honest.metrics['macro_f1']
+        interval = None
+        if leaky.evaluable == honest.evaluable:
+            try:
+                found = compare(leaky.scored, honest.scored, honest.evaluable)['macro_f1']
+            except DataError: # other windows
+                return difference, interval
+            if abs(found['difference'] - difference) < .0005:
+                interval = found['ci95']
+        return difference, interval
 
     @cached_property
     def probabilities(self)->dict: # Split → Probabilities

@@ -47,7 +47,7 @@ def results_summary(
         sentences += floor_sentences(honest)
     sentences += member_sentences(scored.run.manifest)
     if leaky is not None:
-        sentences.append(_leaky_sentence(leaky, honest))
+        sentences.append(_leaky_sentence(leaky, scored.gap))
         sentences += floor_sentences(leaky)
     return sentences
 
@@ -86,15 +86,18 @@ def _honest_sentences(split, simulated):
         f'in {top1} of the windows ({split.sizes}). '
         f'With every rhythm counted equally, rare or common, its F1 was {macro_f1}.',
         f'For comparison, always answering {floor.answer} would be right '
-        f'in {percent(floor.top1)} of them, with an F1 of {percent(floor.macro_f1)}.',
+        f'in {floor.in_words("top1")} of them, with an F1 of {floor.in_words("macro_f1")}.',
         f'In {how_many} patients fewer than half of the windows were named rightly.']
 
-def _leaky_sentence(leaky, honest):
+def _leaky_sentence(leaky, gap):
     "The result on random windows, and how far it lies from the patient-wise one."
     difference = ''
-    if honest is not None:
-        points = 100*(leaky.metrics['macro_f1'] - honest.metrics['macro_f1'])
+    if gap is not None:
+        points, interval = 100*gap[0], gap[1]
         difference = f', {abs(points):.1f} points {"higher" if points >= 0 else "lower"}'
+        if interval and None not in interval:
+            ends = sorted(100*end if points >= 0 else -100*end for end in interval)
+            difference += minus(f' ({ends[0]:.1f} to {ends[1]:.1f})')
     return ('When other windows of the same patients were in the training, '
             f'macro F1 was {leaky.in_words("macro_f1")}{difference}: a leaky reference, '
             'because the patient may then be recognised instead of the rhythm.')
@@ -138,7 +141,7 @@ def text_table(
     rows += _rows_of_others(splits, empty, 'members', 'Macro F1 of members alone')
     rows += [empty, *_rows_of_counts(splits), empty, ['F1 by rhythm', *empty[1:]]]
     rows += _rows_of_rhythms(splits)
-    key = ['w windows, p patients; above: 95 % interval over patients']
+    key = ['w windows, p patients; in brackets: 95 % interval over patients']
     if any(split.floors for split in splits):
         key.append('floors, members: in brackets run − floor, run − member, points')
     return '\n'.join([*_aligned(rows), '', *key])
@@ -171,18 +174,18 @@ def _rows_of_others(splits, empty, kind, heading):
     return rows
 
 def _rows_of_rhythms(splits):
-    "F1 of each rhythm, with its windows and patients."
+    "F1 of each rhythm with its interval, windows and patients; both splits judge the same windows."
     rows = []
     labels = [label for split in splits for label in split.per_class]
     for label in dict.fromkeys(labels):
-        row = [f'  {label}']
+        size, cells = '', []
         for split in splits:
             figures = split.per_class.get(label, DASH)
             if not isinstance(figures, str):
-                size = f'({figures["windows"]:,} w, {figures["patients"]} p)'
-                figures = f'{percent(figures["f1"])} {size}'
-            row.append(figures)
-        rows.append(row)
+                size = size or f' ({figures["windows"]:,} w, {figures["patients"]} p)'
+                figures = percent(figures['f1'], figures.get('ci95', {}).get('f1'))
+            cells.append(figures)
+        rows.append([f'  {label}{size}', *cells])
     return rows
 
 def _aligned(rows):

@@ -70,8 +70,8 @@ def _temperature_words(predicted):
         verdict = f'takes it to {percent(after)}'
     else:
         verdict = (f'raises it to {percent(after)}: '
-                   'validation patients were too few, or unlike the tested ones')
-    return (f'{sentence}; a temperature found on validation patients '
+                   'validation windows were too few, or unlike the tested ones')
+    return (f'{sentence}; a temperature found on validation windows '
             f'({span} by fold; above 1 means less sure) {verdict}.')
 
 def _chance_words(scores):
@@ -208,7 +208,7 @@ def geometry_words(
         return ''
     ideal = ''
     if {'target', 'rank_target'} <= set(means.index):
-        ideal = minus(f' (as far apart as possible: {means.target:.2f} for both cosines, '
+        ideal = minus(f' (a simplex, the even spread, has {means.target:.2f} for both cosines and '
                       f'{means.rank_target:.0f} directions)')
     return f'At the epoch kept, in the mean of the folds, {", ".join(found)}{ideal}.'
 
