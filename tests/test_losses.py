@@ -389,6 +389,21 @@ def test_the_face_is_what_it_says_and_needs_no_optional_package():
     assert done.returncode == 0 and 'AGCACL' in done.stdout, done.stderr
 
 
+def test_the_face_loads_no_records_no_tables_and_no_simulator():
+    "Whoever takes a loss into a project of their own gets torch and the losses, not our way of reading records."
+    code = """
+import sys
+import pediatric_ecg.losses
+print(' '.join(sys.modules))
+"""
+    done = subprocess.run([sys.executable, '-W', 'error', '-c', code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert 'pediatric_ecg.losses.objectives' in loaded and 'torch' in loaded
+    foreign = {'wfdb', 'pandas'} | {f'pediatric_ecg.{name}' for name in ('data', 'sim', 'windows', 'splits', 'train')}
+    found = [name for name in loaded if name in foreign or any(name.startswith(f'{top}.') for top in foreign)]
+    assert found == []
+
+
 @pytest.mark.parametrize('name', ['geometry', 'logits', 'contrastive', 'agcacl', 'agcacl_patients', 'objectives'])
 def test_every_module_says_what_it_is(name):
     assert importlib.import_module(f'pediatric_ecg.losses.{name}').__doc__

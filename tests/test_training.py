@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from pediatric_ecg.core import LeakError
+from pediatric_ecg.core import LeakError, PediatricECGError
 from pediatric_ecg.experiments import Protocol
 from pediatric_ecg.experiments.run import QUICK, make_folds, scored_labels
+from pediatric_ecg.losses import OBJECTIVES
 from pediatric_ecg.splits import audit
 from pediatric_ecg.train import TrainConfig, fit, predict
+from pediatric_ecg.train.config import make_model
 
 CONFIG = TrainConfig(**{**QUICK["config"], "epochs": 2})
 
@@ -88,10 +90,39 @@ def test_without_validation_patients_the_last_epoch_counts(simstore, fold, label
         fit(simstore, replace(fold, train=nobody), labels, CONFIG)
 
 
-@pytest.mark.parametrize("loss", ["ce", "ce+la", "cb", "focal", "ldam", "bcl", "paco", "agcacl-plain", "agcacl"])
+TRAINED = ["ce", "ce+la", "cb", "focal", "ldam", "ldam-cosine", "bcl", "paco", "agcacl-plain", "agcacl"]
+
+
+@pytest.mark.parametrize("loss", TRAINED)
 def test_every_loss_trains(simstore, fold, labels, loss):
     result = fit(simstore, fold, labels, replace(CONFIG, loss=loss, epochs=1))
     assert np.isfinite(result.history.train_loss).all()
+
+
+@pytest.mark.parametrize("loss", list(OBJECTIVES))
+def test_the_head_follows_from_the_loss(simstore, labels, loss):
+    "The cosine head for the loss that is made for cosines, and nothing else for it; any head for the others."
+    kinds = {}
+    for chosen in (None, "linear", "cosine"):
+        model = {} if chosen is None else {"head": chosen}
+        if loss == "ldam-cosine" and chosen == "linear":
+            with pytest.raises(PediatricECGError, match="needs the cosine head, not model.head 'linear'") as caught:
+                TrainConfig(loss=loss, model=model)
+            assert "\n" not in str(caught.value)
+            continue
+        network = make_model(simstore, labels, TrainConfig(loss=loss, model=model))
+        kinds[chosen] = type(network.heads[0]).__name__
+        assert network.config.head == ("cosine" if kinds[chosen] == "CosineLinear" else "linear")
+    assert kinds[None] == ("CosineLinear" if loss == "ldam-cosine" else "Linear")
+    assert kinds["cosine"] == "CosineLinear" and kinds.get("linear", "Linear") == "Linear"
+
+
+@pytest.mark.parametrize("network", ["resnet", "crnn:ecg"])
+def test_a_peer_has_no_cosine_head(network):
+    with pytest.raises(PediatricECGError, match=f"which network '{network}' does not have$") as caught:
+        TrainConfig(loss="ldam-cosine", network=network)
+    assert "\n" not in str(caught.value)
+    TrainConfig(loss="ldam", network=network)
 
 
 SWITCHES = [{"fusion": name} for name in ("mean", "concat", "early", "late")] + [{"depth": 0}, {"norm": "group"}]

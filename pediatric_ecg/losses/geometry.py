@@ -9,7 +9,6 @@ __all__ = ['PANELS', 'unit', 'simplex_cosine', 'simplex', 'check_counts', 'check
 # %% ../../nbs/losses/00_geometry.ipynb #c003-b28158
 import math
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 import matplotlib.pyplot as plt
@@ -304,6 +303,8 @@ def plot_geometry(
     fig=None, # Figure to draw on; a new one by default
 )->plt.Figure:
     "The four measures over epochs, dashed their values at the simplex. Raises where none was measured."
+    import pandas as pd # here, so that whoever needs a loss alone need not wait for it
+
     table = pd.DataFrame(rows)
     panels = [panel for panel in PANELS if panel[0] in table and table[panel[0]].notna().any()]
     if not panels:

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..core import PediatricECGError, typed
 from .augment import Augment
 from ..nn.rhythmnet import RhythmNet, RhythmNetConfig
-from ..losses.objectives import make_objective
+from ..losses.objectives import OBJECTIVES, make_objective
 from ..nn.peers import PEERS, Peer
 from ..surroundings import undisturbed
 from ..windows.store import Windows
@@ -98,6 +98,7 @@ class TrainConfig:
         self._check_inner('augment', Augment)
         self._check_augment()
         self._check_loss()
+        self._check_head()
 
     def _check_ranges(self):
         "Raises PediatricECGError for a number out of its range and for an unknown way of sampling."
@@ -170,6 +171,19 @@ class TrainConfig:
                 what = f'TrainConfig: loss {self.loss!r} with loss_args {self.loss_args}'
                 raise PediatricECGError(f'{what}: {e}') from None
 
+    def _check_head(self):
+        "Raises PediatricECGError where the loss is made for a head that the network does not have."
+        needed = OBJECTIVES[self.loss].head
+        if needed == 'linear':   # such a loss takes the logits of any head
+            return
+        if self.network != 'rhythmnet':
+            raise PediatricECGError(f'TrainConfig: loss {self.loss!r} needs the {needed} head of rhythmnet, '
+                                    f'which network {self.network!r} does not have')
+        chosen = self.model.get('head', needed)
+        if chosen != needed:
+            raise PediatricECGError(f'TrainConfig: loss {self.loss!r} needs the {needed} head, '
+                                    f'not model.head {chosen!r}; leave it out')
+
 # %% ../../nbs/train/01_config.ipynb #former-code
 def current_settings(
     values:dict, # as `asdict` gave them, in this version or an earlier one
@@ -194,8 +208,9 @@ def make_model(
     Raises PediatricECGError for a modality that the store lacks,
     MissingPackageError where the package of a peer is missing."""
     modalities = {name: list(leads) for name, leads in store.modalities.items()}
+    settings = {'head': OBJECTIVES[config.loss].head} | config.model
     shape = RhythmNetConfig(
-        modalities=modalities, n_classes=len(classes), fs=store.fs, seconds=store.seconds, **config.model)
+        modalities=modalities, n_classes=len(classes), fs=store.fs, seconds=store.seconds, **settings)
     name, _, only = config.network.partition(':')
     if name == 'rhythmnet':
         return RhythmNet(shape)
