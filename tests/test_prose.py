@@ -246,3 +246,19 @@ def test_the_tutorial_on_leakage():
         f"macro-F1 {simulated:.2f} on random windows, above the paper's 0.93, and {simulated_new:.2f} patient-wise",
     ):
         assert part in text, part
+
+
+@pytest.mark.parametrize("name", ["demo", "mitdb"])
+def test_the_first_page_gives_the_saved_runs(name):
+    "Top-1 and macro-F1 of both splits, with their intervals, stand in the README as in `metrics.json`."
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    for split, figures in json.loads((RESULTS / "runs" / name / "metrics.json").read_text()).items():
+        for key in ("top1", "macro_f1"):
+            low, high = (100 * edge for edge in figures["ci95"][key])
+            assert f"{100 * figures[key]:.1f} % ({low:.1f}–{high:.1f})" in page, (name, split, key)
+
+
+def test_the_first_page_gives_the_study_on_simulated_people():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    for figures in json.loads((RESULTS / "mitdb-people" / "figures.json").read_text()).values():
+        assert f"{100 * figures['macro_f1']:.1f} %" in page
