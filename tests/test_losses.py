@@ -389,6 +389,16 @@ def test_the_face_is_what_it_says_and_needs_no_optional_package():
     assert done.returncode == 0 and 'AGCACL' in done.stdout, done.stderr
 
 
+def test_losses_do_not_import_the_ecg_part():
+    "Who wants the losses for pictures or text reads no record, simulates no heart and builds no network of ours."
+    code = ("import sys; from pediatric_ecg.losses import *; make_objective('agcacl', [10, 5], 16); "
+            "print(*sorted(name for name in sys.modules if name.startswith(('pediatric_ecg.', 'wfdb'))))")
+    done = subprocess.run([sys.executable, '-W', 'error', '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours = {name.split('.')[1] for name in done.stdout.split() if name.startswith('pediatric_ecg.')}
+    assert ours == {'core', 'losses'} and 'wfdb' not in done.stdout
+
+
 @pytest.mark.parametrize('name', ['geometry', 'logits', 'contrastive', 'agcacl', 'agcacl_patients', 'objectives'])
 def test_every_module_says_what_it_is(name):
     assert importlib.import_module(f'pediatric_ecg.losses.{name}').__doc__

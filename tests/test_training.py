@@ -9,8 +9,11 @@ import torch
 from pediatric_ecg.core import LeakError
 from pediatric_ecg.experiments import Protocol
 from pediatric_ecg.experiments.run import QUICK, make_folds, scored_labels
+from pediatric_ecg.losses import OBJECTIVES, make_objective
+from pediatric_ecg.nn.rhythmnet import HEADS, CosineLinear
 from pediatric_ecg.splits import audit
 from pediatric_ecg.train import TrainConfig, fit, predict
+from pediatric_ecg.train.config import make_model
 
 CONFIG = TrainConfig(**{**QUICK["config"], "epochs": 2})
 
@@ -112,6 +115,33 @@ def test_peers_train_behind_the_same_call(simstore, fold, labels, network):
     assert predict(result.model, simstore, fold.test[:3]).shape == (3, len(labels))
     with pytest.raises(ValueError, match="only must be one of ecg, iegm"):
         fit(simstore, fold, labels, replace(small, network="resnet:lead1"))
+
+
+def test_ldam_as_published_brings_its_cosine_head(simstore, fold, labels):
+    "Its margins are for logits that are 30 cosines, so the setting alone gives that head; another one is refused."
+    result = fit(simstore, fold, labels, replace(CONFIG, loss="ldam-cosine", epochs=1))
+    assert result.model.config.head == "cosine" and isinstance(result.model.heads[0], CosineLinear)
+    assert np.isfinite(result.history.train_loss).all()
+    margin = make_objective("ldam-cosine", [9, 3], 4).classify.margin
+    assert margin.max() == pytest.approx(0.5 * CosineLinear.scale), "half a cosine, on the scale of the head"
+    for settings in ({}, {"head": "cosine"}):
+        config = TrainConfig(loss="ldam-cosine", model=settings)
+        assert make_model(simstore, labels, config).config.head == "cosine"
+    assert make_model(simstore, labels, TrainConfig(loss="ldam")).config.head == "linear"
+    with pytest.raises(ValueError, match="'ldam-cosine' needs a cosine head, and model.head is 'linear'") as refused:
+        TrainConfig(loss="ldam-cosine", model={"head": "linear"})
+    assert "\n" not in str(refused.value)
+
+
+def test_a_peer_has_the_head_that_the_loss_needs(simstore, labels):
+    pytest.importorskip("deepecgkit")
+    peer = make_model(simstore, labels, TrainConfig(loss="ldam-cosine", network="crnn:ecg"))
+    assert isinstance(peer.head, CosineLinear)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_head_of_every_objective_exists(name):
+    assert OBJECTIVES[name].head in (None, *HEADS)
 
 
 @pytest.mark.parametrize("network", ["resnext", "resnet:", "rhythmnet:ecg", ""])

@@ -82,6 +82,7 @@ class Registered:
     uses_counts:bool                # Do the class counts change it? Else only their number does
     uses_patients:bool = False      # Is it told how many patients there are?
     compared:bool = True            # Is it a row of the table that compares losses?
+    head:str|None = None            # The classifier that the network must have for it; None: any
 
 def _on_logits(loss, class_counts, dim, **options):
     "A loss on the logits alone."
@@ -129,7 +130,7 @@ OBJECTIVES = {
         partial(_contrastive, SupCon, prior=0.), 'cross-entropy and supervised contrastive loss', uses_counts=False),
     'ldam-cosine': Registered(
         partial(_on_logits, LDAM, logit_scale=30.),
-        'LDAM as published, for a network with a cosine head', uses_counts=True, compared=False),
+        'LDAM as published, on a cosine head', uses_counts=True, compared=False, head='cosine'),
     'supcon+half': Registered(
         partial(_contrastive, SupCon, prior=.5),
         'half the log prior and supervised contrastive loss', uses_counts=True, compared=False),

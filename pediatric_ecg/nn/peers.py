@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from ..core import MissingPackageError, PediatricECGError
 from .encoders import LeadScale
 from .fusion import mean_weights
-from .rhythmnet import RhythmNetConfig, RhythmNetOutput
+from .rhythmnet import HEADS, RhythmNetConfig, RhythmNetOutput
 
 # %% ../../nbs/nn/05_peers.ipynb #c006-bb89ee
 PEERS = {
@@ -56,7 +56,7 @@ class Peer(nn.Module):
 
     def __init__(self,
         name:str, # a key of PEERS
-        config:RhythmNetConfig, # modalities, classes, normalise, dropout and embedding are used
+        config:RhythmNetConfig, # modalities, classes, normalise, dropout, embedding and head are used
         only:str|None=None, # one modality, or all of them stacked
     ):
         super().__init__()
@@ -70,7 +70,7 @@ class Peer(nn.Module):
         self.net = peer_network(name, sum(leads.values()), config.n_classes)
         dim = self.net.feature_dim
         self.net.set_head(nn.Identity())
-        self.head, self.drop = nn.Linear(dim, config.n_classes), nn.Dropout(config.dropout)
+        self.head, self.drop = HEADS[config.head](dim, config.n_classes), nn.Dropout(config.dropout)
         self.project = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, config.embedding))
 
     def _masks(self, x, present):

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..core import PediatricECGError, typed
 from .augment import Augment
 from ..nn.rhythmnet import RhythmNet, RhythmNetConfig
-from ..losses.objectives import make_objective
+from ..losses.objectives import OBJECTIVES, make_objective
 from ..nn.peers import PEERS, Peer
 from ..surroundings import undisturbed
 from ..windows.store import Windows
@@ -98,6 +98,7 @@ class TrainConfig:
         self._check_inner('augment', Augment)
         self._check_augment()
         self._check_loss()
+        self._check_head()
 
     def _check_ranges(self):
         "Raises PediatricECGError for a number out of its range and for an unknown way of sampling."
@@ -170,6 +171,14 @@ class TrainConfig:
                 what = f'TrainConfig: loss {self.loss!r} with loss_args {self.loss_args}'
                 raise PediatricECGError(f'{what}: {e}') from None
 
+    def _check_head(self):
+        "Raises PediatricECGError where the network is given another classifier than the loss needs."
+        needed = OBJECTIVES[self.loss].head
+        given = self.model.get('head', needed)
+        if needed is not None and given != needed:
+            raise PediatricECGError(f'TrainConfig: loss {self.loss!r} needs a {needed} head, and model.head is {given!r}; '
+                                    'leave model.head out, or take another loss')
+
 # %% ../../nbs/train/01_config.ipynb #former-code
 def current_settings(
     values:dict, # as `asdict` gave them, in this version or an earlier one
@@ -194,8 +203,10 @@ def make_model(
     Raises PediatricECGError for a modality that the store lacks,
     MissingPackageError where the package of a peer is missing."""
     modalities = {name: list(leads) for name, leads in store.modalities.items()}
+    needed = OBJECTIVES[config.loss].head
+    settings = config.model if needed is None else {**config.model, 'head': needed}
     shape = RhythmNetConfig(
-        modalities=modalities, n_classes=len(classes), fs=store.fs, seconds=store.seconds, **config.model)
+        modalities=modalities, n_classes=len(classes), fs=store.fs, seconds=store.seconds, **settings)
     name, _, only = config.network.partition(':')
     if name == 'rhythmnet':
         return RhythmNet(shape)
