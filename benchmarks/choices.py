@@ -50,6 +50,7 @@ LOSSES = {
     'prototypes of windows, half the prior': {'loss': 'agcacl-windows'},
     'prototypes of patients, own included': {'loss_args': {'others': False}},
     'prototypes of the other patients': {},
+    'without the geometry term': {'loss_args': {'geometry': 0.}},
     'the same, λ 1': {'loss_args': {'weight': 1.}},
     'the same, ψ on both sides': {'loss_args': {'psi': 'both'}},
     'the same, τ falls from 0.3 to 0.1': {'loss': 'agcacl-scheduled', 'loss_args': {'tau': (.3, .1)}},

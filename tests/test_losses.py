@@ -44,6 +44,7 @@ from pediatric_ecg.losses.geometry import (
 )
 from pediatric_ecg.losses.logits import effective_weights, log_prior
 
+NBS = Path(__file__).parents[1]/'nbs'
 ON_LOGITS = ['ce', 'ce+la', 'cb', 'focal', 'ldam', 'ldam-cosine']
 
 
@@ -475,15 +476,46 @@ def test_own_parameters_have_a_step_size_of_their_own(name):
 
 # ── references ──
 
-def test_every_chapter_cites_and_every_citation_is_in_the_bibliography():
-    "Chapters of the losses and the networks."
-    root = Path(__file__).parents[1]/'nbs'
-    keys = re.findall(r'^@\w+\{(\w+),', (root/'references.bib').read_text(encoding='utf-8'), re.M)
+def bibliography():
+    "Keys of the references."
+    keys = re.findall(r'^@\w+\{(\w+),', (NBS/'references.bib').read_text(encoding='utf-8'), re.M)
     assert len(keys) == len(set(keys))
-    assert 'bibliography: references.bib' in (root/'_quarto.yml').read_text(encoding='utf-8')
-    for notebook in sorted([*(root/'losses').glob('*.ipynb'), *(root/'nn').glob('*.ipynb')]):
-        cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
-        prose = ' '.join(''.join(cell['source']) for cell in cells if cell['cell_type'] == 'markdown')
-        cited = set(re.findall(r'(?<![\w`])@([a-z]+\d{4}\w*)', prose))
-        assert cited <= set(keys), f'{notebook.name}: {cited - set(keys)}'
-        assert cited or notebook.stem == '06_pretrained', notebook.name
+    assert 'bibliography: references.bib' in (NBS/'_quarto.yml').read_text(encoding='utf-8')
+    return set(keys)
+
+
+def prose(notebook):
+    "The markdown of a notebook."
+    cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
+    return ' '.join(''.join(cell['source']) for cell in cells if cell['cell_type'] == 'markdown')
+
+
+def cited(text):
+    return set(re.findall(r'(?<![\w`])@([a-z]+\d{4}\w*)', text))
+
+
+@pytest.mark.parametrize('folder', ['losses', 'nn', 'train', 'tutorials'])
+def test_every_chapter_cites_and_every_citation_is_in_the_bibliography(folder):
+    "Every chapter of the losses and the networks; elsewhere whoever cites."
+    keys = bibliography()
+    for notebook in sorted((NBS/folder).glob('*.ipynb')):
+        found = cited(prose(notebook))
+        assert found <= keys, f'{notebook.name}: {found - keys}'
+        if folder in ('losses', 'nn'):
+            assert found or notebook.stem == '06_pretrained', notebook.name
+
+
+def test_the_relatives_of_the_loss_are_named_by_what_sets_them_apart():
+    "The table says of each: prototypes, negatives, the tail, the geometry."
+    lines = [line for line in prose(NBS/'losses'/'03_agcacl.ipynb').splitlines() if line.startswith('|')]
+    start = lines.index('| loss | prototypes | negatives | what it does about the tail | geometry |')
+    rows = [line.strip('| ').split(' | ') for line in lines[start + 2:]]
+    assert all(len(row) == 5 for row in rows)
+    for row in rows:
+        assert cited(row[0]) or 'AGCACL' in row[0], row[0]
+        assert re.match(r'\**(learnt|followed|fixed|none|the linear head|means|clusters)', row[1]), row
+    named = cited(' '.join(row[0] + row[4] for row in rows))
+    assert named >= {
+        'ming2023exploit', 'graf2021dissecting', 'li2022targeted', 'yang2022inducing', 'ren2020balanced',
+        'wang2021seesaw', 'kini2021label', 'wang2017normface', 'wang2018cosface', 'menon2021long', 'zhu2022balanced',
+        'cui2021parametric', 'khosla2020supervised', 'kim2020proxy'}
