@@ -232,7 +232,7 @@ def test_a_real_record_in_under_a_minute(tmp_path):
 @needs_weights
 @pytest.mark.skipif(not (IAF.with_suffix(".dat")).exists(), reason="needs the record iaf1_afw")
 def test_electrograms_alone_name_real_fibrillation(tmp_path):
-    "154 s of atrial fibrillation in the coronary sinus, no surface lead: at least 95 % of the time is named AF."
+    "154 s of atrial fibrillation, five bipoles and no surface lead: at least 95 % of the time is named AF."
     with wfdb_quiet():
         recorded = wfdb.rdrecord(str(IAF))
         columns = [number for number, lead in enumerate(recorded.sig_name) if lead.startswith("CS")]
