@@ -280,7 +280,7 @@ TEXT_COLUMNS = (
     'record', 'subject', 'truth', 'prediction', 'fold', 'condition', *(f'by_{member}' for member in MEMBERS))
 
 def read_predictions(
-    file:str|Path, # `predictions.csv` of a run, or the file of one fold
+    file:str|Path, # `predictions.csv` of a run, or the file of one fold; compressed too, as .csv.gz
 )->pd.DataFrame: # One row per test window and split
     "Predictions with names as text: subject '0010' is not 10, and rhythm 'NA' is not a missing value."
     text = dict.fromkeys(TEXT_COLUMNS, str)
@@ -295,7 +295,7 @@ def read_predictions(
     return table
 
 def read_floors(
-    file:str|Path, # `floors.csv` of a run
+    file:str|Path, # `floors.csv` of a run; compressed too, as .csv.gz
 )->pd.DataFrame: # One row per test window and split
     "What the floors call the test windows, rhythms as text."
     table = _read_csv(file, dtype=str, keep_default_na=False)
@@ -327,10 +327,11 @@ def write_csv(
 
 def _read_csv(file, **options):
     "A table. Raises DataError where the file is damaged."
-    check_last_line(file, _REMEDY)
+    if Path(file).suffix != '.gz': # such a file ends in a checksum of its own
+        check_last_line(file, _REMEDY)
     try:
         return pd.read_csv(file, low_memory=False, **options)
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
         reason = ' '.join(str(error).split())[:200]
         raise DataError(f'{file}: not readable as a table ({reason}); {_REMEDY}') from None
 

@@ -251,12 +251,17 @@ class ScoredSplit(SplitFigures):
     @cached_property
     def class_intervals(self)->dict: # Label → recall, precision, f1, …, average_sensitivity, average_ppv → [low, high]
         "The interval of each figure of each rhythm; a run of an earlier version, which kept none, gets them here."
-        found = class_intervals(self.scored, self.evaluable) if self.evaluable else {}
-        averages = average_intervals(self.scored, self.evaluable)[0] if self.evaluable else {}
-        for label, entry in found.items():
-            entry.update(self.per_class[label].get('ci95', {}))
-            entry.update({f'average_{name}': ends for name, ends in averages[label].items()})
-        return found
+        found = {label: self.per_class[label].get('ci95') for label in self.evaluable}
+        if None in found.values():
+            found = class_intervals(self.scored, self.evaluable)
+        of_averages, _ = self._average_intervals
+        return {label: entry | {f'average_{name}': ends for name, ends in of_averages[label].items()}
+                for label, entry in found.items()}
+
+    @cached_property
+    def _average_intervals(self)->tuple: # As `average_intervals` gives
+        "The intervals of EC57's averages of each rhythm, and of their means."
+        return average_intervals(self.scored, self.evaluable) if self.evaluable else ({}, {})
 
     def in_class(self,
         label:str, # A rhythm that has figures
@@ -270,7 +275,8 @@ class ScoredSplit(SplitFigures):
         "EC57's average sensitivity, as the mean over rhythms."
         if not self.sensitivities or not self.evaluable:
             return ()
-        return self.sensitivities[1], average_intervals(self.scored, self.evaluable)[1]['sensitivity']
+        _, of_means = self._average_intervals
+        return self.sensitivities[1], of_means['sensitivity']
 
     @cached_property
     def probabilities(self)->Probabilities|None:
