@@ -176,8 +176,9 @@ class TrainConfig:
         needed = OBJECTIVES[self.loss].head
         given = self.model.get('head', needed)
         if needed is not None and given != needed:
-            raise PediatricECGError(f'TrainConfig: loss {self.loss!r} needs a {needed} head, and model.head is {given!r}; '
-                                    'leave model.head out, or take another loss')
+            raise PediatricECGError(
+                f'TrainConfig: loss {self.loss!r} needs a {needed} head, and model.head is {given!r}; '
+                'leave model.head out, or take another loss')
 
 # %% ../../nbs/train/01_config.ipynb #former-code
 def current_settings(
