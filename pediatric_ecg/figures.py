@@ -139,7 +139,8 @@ def drawing(
 def use_look():
     "From here on the figures of a notebook look like those of the package, and are shown as SVG."
     own_font()
-    rcParams.update(LOOK | {'text.parse_math': True, 'figure.dpi': 100, 'savefig.dpi': 200, 'figure.figsize': (PAGE, 3)})
+    of_notebooks = {'text.parse_math': True, 'figure.dpi': 100, 'savefig.dpi': 200, 'figure.figsize': (PAGE, 3)}
+    rcParams.update(LOOK | of_notebooks)
     if 'ipykernel' in sys.modules:
         from matplotlib_inline.backend_inline import set_matplotlib_formats # comes with the notebook alone
         set_matplotlib_formats('svg', metadata={'Date': None})
@@ -247,7 +248,7 @@ def rhythm_handles(
 
 # %% ../nbs/02_figures.ipynb #fg-gains
 SURFACE_GAIN = 10. # mm/mV, of surface leads
-_ROUND_GAINS = (.1, .2, .5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) # mm/mV, of catheters
+_ROUND_GAINS = (.1, .2, .5, 1, 2, 5, 10, 20, 50, 100) # mm/mV, of catheters
 _SWING = 14. # mm, largest swing of a catheter
 _CATHETER = re.compile(r'(ABL|CS|HIS|HBE|HRA|RVA|RVOT)(?![a-z])')
 
@@ -320,7 +321,7 @@ _LEAST = 6.5 # mm between two lines, for the names
 _SIDE = 1.5 # mm of time before and after, within which two traces keep apart
 _MARK, _INTERVAL = 3.4, 3.6 # mm, height of a row of text
 _FINE, _BOLD = '#f6ddd8', '#e9aaa0' # lines of 1 mm and of 5 mm
-_DENSE = 20_000 # points of a strip; more are drawn as pixels, also in SVG
+_DENSE = 8_000 # points of a strip; more are drawn as pixels, also in SVG
 
 @dataclass
 class Strip:
@@ -404,7 +405,7 @@ class Strip:
         "One trace on its line, and its name."
         name, line, inside = self.leads[number], self.lines[number], is_catheter(self.leads[number])
         left = self.start - 9.5/self.speed
-        stated = f'{self.gains[number]:g} mm/mV' if inside and self.unit else ''
+        stated = f'{self.gains[number]:g} mm/mV' if inside and self.unit and self.present[number] else ''
         ax.text(left, line + 1.2*bool(stated), name, ha='right', va='center', fontsize=8, clip_on=False)
         if stated:
             ax.text(left, line - 1.8, stated, ha='right', va='center', fontsize=6, color='#555', clip_on=False)
