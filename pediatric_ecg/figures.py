@@ -316,6 +316,7 @@ def _grid(ax, times, heights, colour, width):
 
 # %% ../nbs/02_figures.ipynb #fg-strip-class
 _LEFT, _RIGHT, _TITLE, _BOTTOM = 25., 4., 7., 13. # mm around the paper
+_NARROW = 52. # mm of paper, on which two texts do not stand beside each other below the axis
 _FREE = 2. # mm between two traces
 _LEAST = 6.5 # mm between two lines, for the names
 _SIDE = 1.5 # mm of time before and after, within which two traces keep apart
@@ -375,8 +376,9 @@ class Strip:
     @property
     def size(self)->tuple: # mm, mm
         "Width and height of the paper and of what stands around it."
-        width = _LEFT + self.seconds*self.speed + _RIGHT
-        return width, _TITLE*bool(self.title) + self._top - self._floor + _BOTTOM
+        paper = self.seconds*self.speed
+        below = _BOTTOM + 4*(paper < _NARROW)
+        return _LEFT + paper + _RIGHT, _TITLE*bool(self.title) + self._top - self._floor + below
 
     def draw(self,
         ax, # Matplotlib axes; their box takes the true proportions
@@ -433,7 +435,8 @@ class Strip:
                     clip_on=False)
             on_skin = [gain for lead, gain in zip(self.leads, self.gains) if not is_catheter(lead)]
             facts += f', {on_skin[0]:g} mm/mV' if on_skin else ''
-        ax.annotate(facts, (1, 0), (0, -15), 'axes fraction', 'offset points', ha='right', va='top', fontsize=7,
+        lower = 11*(self.seconds*self.speed < _NARROW)
+        ax.annotate(facts, (1, 0), (0, -15 - lower), 'axes fraction', 'offset points', ha='right', va='top', fontsize=7,
                     color='#555', annotation_clip=False)
 
     def _draw_marks(self, ax):
