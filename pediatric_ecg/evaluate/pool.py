@@ -26,7 +26,7 @@ from ..splits.folds import Fold, without_simulated
 from ..windows.store import Windows
 
 # %% ../../nbs/evaluate/05_pool.ipynb #pool-f
-LEAST_OPINION = 1e-3 # a probability below it counts as this much, so that no member forbids a class alone
+LEAST_OPINION = 1e-3 # added to each probability, so that no member forbids a class alone
 
 def pool(
     opinions:np.ndarray, # (members, n, classes) probabilities
