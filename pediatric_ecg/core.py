@@ -6,7 +6,7 @@
 __all__ = ['LONGEST_LINE', 'LONGEST_PATH', 'PediatricECGError', 'DataError', 'LeakError', 'MissingPackageError', 'wfdb_quiet',
            'replacing', 'write_text', 'write_json', 'file_size', 'read_bytes', 'check_last_line', 'decode_text',
            'parse_json', 'read_json', 'typed', 'check_keys', 'read_table', 'inside', 'compile_pattern', 'search',
-           'digest', 'differences', 'versions', 'git_revision', 'shared']
+           'digest', 'differences', 'versions', 'git_revision', 'shared', 'short_repr']
 
 # %% ../nbs/00_core.ipynb #core-03
 import csv
@@ -498,3 +498,16 @@ def shared()->Path|None: # Folder with the real data used by tests and notebooks
         root = next((p for p in above if (p/'settings.ini').exists()), Path.cwd())
         found = root.parent/'shared'
     return found if found.is_dir() else None
+
+# %% ../nbs/00_core.ipynb #repr-code
+def short_repr(
+    settings, # A value of a dataclass
+)->str: # As it would be written: `Settings(epochs=3)`
+    "The name of a dataclass, and those of its fields that differ from their defaults."
+    shown = []
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        if entry.repr and value != default:
+            shown.append(f'{entry.name}={value!r}')
+    return f'{type(settings).__name__}({", ".join(shown)})'

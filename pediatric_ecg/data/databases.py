@@ -427,6 +427,9 @@ class Database:
         except DataError as error:
             raise DataError(f'{where}: {str(error).removeprefix(f"database {name!r}: ")}') from None
 
+    def __repr__(self)->str:
+        return f'Database({self.name!r}, …)'
+
     def refuse(self,
         text:str, # Which key, what is wrong, what to do
     )->NoReturn:

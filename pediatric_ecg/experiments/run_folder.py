@@ -26,7 +26,8 @@ import pandas as pd
 from pydantic import confloat, conint
 
 from pediatric_ecg.core import (
-    DataError, check_keys, check_last_line, file_size, read_json, replacing, typed, write_json, write_text,
+    DataError, check_keys, check_last_line, file_size, read_json, replacing, short_repr, typed, write_json,
+    write_text,
 )
 from ..evaluate.pool import MEMBERS
 from ..surroundings import locked, output_folder
@@ -96,6 +97,8 @@ class Protocol:
     repeats: int = 1 # Repetitions with other folds
     min_patients: int = 2 # With fewer patients than this a rhythm is not evaluable
     seed: int = 0 # Of folds, weights and order
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         for name, (lowest, highest) in LIMITS_OF_PROTOCOL.items():

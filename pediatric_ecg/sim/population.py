@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 from scipy.signal import butter, lfilter, lfilter_zi, sosfilt
 from tqdm import tqdm
 
-from ..core import DataError, replacing
+from ..core import DataError, replacing, short_repr
 from ..surroundings import undisturbed
 from ..data.annotations import encode_annotations
 from ..data.databases import STANDARD_BEATS, Database, match_slots
@@ -136,6 +136,8 @@ class Population:
     wander: tuple = _range('our choice, after Moody 2001', .03, .3)
     muscle: tuple = _range('our choice, after Moody 2001', .002, .018)
     electrode_motion: tuple = _range('our choice, after Moody 2001', .008, .05)
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         for entry in fields(self):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import PediatricECGError
+from ..core import PediatricECGError, short_repr
 
 # %% ../../nbs/train/00_augment.ipynb #c006-92d48f
 def scale_leads(
@@ -129,6 +129,8 @@ class Augment:
     style: float = 0.        # probability of the style of a window of the other kind, simulated or real
     style_by: str = 'moments' # a name in STYLES
     style_hz: float = 1.     # with 'spectrum': slower waves are style, Hz
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         for name in ('scale', 'noise', 'wander', 'shift_s'):
