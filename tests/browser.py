@@ -5,22 +5,23 @@ import subprocess
 import time
 from pathlib import Path
 
-LOOK = """(() => {
+# With a phone's window the browser shrinks a page that is too wide: `innerWidth` grows, so the width is told.
+LOOK = """(width => {
   for (const details of document.querySelectorAll('details')) details.open = true;
   const boxed = e => { for (let p = e.parentElement; p; p = p.parentElement)
     if (!p.matches('html, body') && getComputedStyle(p).overflowX != 'visible') return true;
     return false; };
   const name = e => `${e.tagName.toLowerCase()}.${e.className} ${(e.textContent || '').trim().slice(0, 60)}`;
   const out = [...document.body.querySelectorAll('*')].filter(
-    e => e.getBoundingClientRect().right > innerWidth + 1 && !boxed(e));
+    e => e.getBoundingClientRect().right > width + 1 && !boxed(e));
   const cut = [...document.querySelectorAll('pre.sourceCode')].filter(e => e.scrollWidth > e.clientWidth + 1);
   const small = [...document.images].filter(i => !i.complete || !i.naturalWidth);
   const style = getComputedStyle(document.body);
   return JSON.stringify({
-    sideways: document.documentElement.scrollWidth - innerWidth, out: out.map(name).slice(0, 5),
+    sideways: document.documentElement.scrollWidth - width, out: out.map(name).slice(0, 5),
     cut: cut.map(name).slice(0, 5), missing: small.map(i => i.src.slice(0, 120)), pictures: document.images.length,
     formulas: document.querySelectorAll('math').length, background: style.backgroundColor, colour: style.color});
-})()"""
+})"""
 
 
 def chromium() -> str | None:
@@ -77,7 +78,7 @@ class Browser:
         self.events = []
         self.call("Page.navigate", url=file.as_uri())
         self.wait("Page.loadEventFired")
-        found = json.loads(self.call("Runtime.evaluate", expression=LOOK)["result"]["value"])
+        found = json.loads(self.call("Runtime.evaluate", expression=f"({LOOK})({width})")["result"]["value"])
         said = {"Runtime.exceptionThrown": "exceptionDetails", "Log.entryAdded": "entry"}
         found["errors"] = [event["params"][said[event["method"]]].get("text") for event in self.events
                            if event.get("method") in said
