@@ -175,7 +175,7 @@ _BARS = 34. # mm beside the strip
 
 @drawing()
 def draw(
-    e:Explanation, # What `explain` gave
+    e:Explanation, # What explain gave
     fs:float, # Samples per second
     leads:dict, # Modality → lead names
     classes:list, # Labels
