@@ -316,12 +316,13 @@ def _grid(ax, times, heights, colour, width):
 
 # %% ../nbs/02_figures.ipynb #fg-strip-class
 _LEFT, _RIGHT, _TITLE, _BOTTOM = 25., 4., 7., 13. # mm around the paper
+_NARROW = 52. # mm of paper, on which two texts do not stand beside each other below the axis
 _FREE = 2. # mm between two traces
 _LEAST = 6.5 # mm between two lines, for the names
 _SIDE = 1.5 # mm of time before and after, within which two traces keep apart
 _MARK, _INTERVAL = 3.4, 3.6 # mm, height of a row of text
 _FINE, _BOLD = '#f6ddd8', '#e9aaa0' # lines of 1 mm and of 5 mm
-_DENSE = 8_000 # points of a strip; more are drawn as pixels, also in SVG
+_DENSE = 8_000 # points of a figure; more are drawn as pixels, also in SVG
 
 @dataclass
 class Strip:
@@ -338,6 +339,7 @@ class Strip:
     present:Sequence|None=None # False where a lead was absent or flat; default: all are there
     unit:str='mV' # '' where the signals have none: then no gain is stated
     draw_trace:Callable|None=None # Takes axes, times (s), heights (mm), samples drawn, number of the lead
+    pixels:bool|None=None # Draw traces as pixels; default: where they are dense
 
     def __post_init__(self):
         self.signals = np.asarray(self.signals, float)
@@ -373,10 +375,21 @@ class Strip:
         return len(self.signals)/self.fs
 
     @property
+    def num_points(self)->int:
+        "How many points its traces have as drawn."
+        return sum(len(points) for *_, points in self._thin)
+
+    @property
     def size(self)->tuple: # mm, mm
         "Width and height of the paper and of what stands around it."
-        width = _LEFT + self.seconds*self.speed + _RIGHT
-        return width, _TITLE*bool(self.title) + self._top - self._floor + _BOTTOM
+        paper = self.seconds*self.speed
+        below = _BOTTOM + 4*(paper < _NARROW)
+        return _LEFT + paper + _RIGHT, self._title_height + self._top - self._floor + below
+
+    @property
+    def _title_height(self):
+        "Of one line or several, mm."
+        return (_TITLE + 4.2*self.title.count('\n'))*bool(self.title)
 
     def draw(self,
         ax, # Matplotlib axes; their box takes the true proportions
@@ -418,7 +431,7 @@ class Strip:
         if self.draw_trace:
             self.draw_trace(ax, times, heights, shown, number)
             return
-        dense = sum(len(points) for *_, points in self._thin) > _DENSE
+        dense = self.num_points > _DENSE if self.pixels is None else self.pixels
         ax.plot(times, heights, lw=.8, color=CATHETER_INK if inside else SURFACE_INK, rasterized=dense,
                 solid_joinstyle='round')
 
@@ -433,7 +446,8 @@ class Strip:
                     clip_on=False)
             on_skin = [gain for lead, gain in zip(self.leads, self.gains) if not is_catheter(lead)]
             facts += f', {on_skin[0]:g} mm/mV' if on_skin else ''
-        ax.annotate(facts, (1, 0), (0, -15), 'axes fraction', 'offset points', ha='right', va='top', fontsize=7,
+        lower = 11*(self.seconds*self.speed < _NARROW)
+        ax.annotate(facts, (1, 0), (0, -15 - lower), 'axes fraction', 'offset points', ha='right', va='top', fontsize=7,
                     color='#555', annotation_clip=False)
 
     def _draw_marks(self, ax):
@@ -456,18 +470,22 @@ class Strip:
 def draw_strips(
     strips:Sequence, # Of `Strip`
     columns:int=1, # Beside each other
+    free:float=0., # mm left free at the right, for what the caller draws there
 )->Figure: # In true size: its width follows from the seconds
     "Strips below and beside each other, on paper in true size."
     sizes = [strip.size for strip in strips]
     rows = [sizes[first:first + columns] for first in range(0, len(sizes), columns)]
     widths = [max(row[column][0] for row in rows if column < len(row)) for column in range(min(columns, len(sizes)))]
     heights = [max(height for _, height in row) for row in rows]
-    width, height = sum(widths), sum(heights)
+    width, height = sum(widths) + free, sum(heights)
     fig = Figure(figsize=(width/25.4, height/25.4), facecolor='white')
+    dense = sum(strip.num_points for strip in strips) > _DENSE
     for number, strip in enumerate(strips):
         row, column = divmod(number, columns)
-        left, top = sum(widths[:column]) + _LEFT, sum(heights[:row]) + _TITLE*bool(strip.title)
+        left, top = sum(widths[:column]) + _LEFT, sum(heights[:row]) + strip._title_height
         paper = strip.seconds*strip.speed, strip._top - strip._floor
         box = left/width, 1 - (top + paper[1])/height, paper[0]/width, paper[1]/height
+        if strip.pixels is None:
+            strip = replace(strip, pixels=dense)
         strip.draw(fig.add_axes(box))
     return fig

@@ -1,0 +1,86 @@
+"""What the pages from data to tutorials show is what their cells assert.
+
+`make test-notebooks` runs every notebook, the tutorials too, and a cell that shows figures of a training asserts that a
+new run comes near to its `saved` figures. Here, without running anything: those are the figures that the page shows.
+"""
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "nbs"
+FOLDERS = ["data", "sim", "windows", "splits", "tutorials"]
+PAGES = sorted(page for folder in FOLDERS for page in (NOTEBOOKS / folder).glob("*.ipynb"))
+ROUNDING = 0.0051  # of two digits, or of a tenth of a per cent with one
+
+
+def cells_of(page):
+    "The cells of a notebook with their sources as text."
+    cells = json.loads((NOTEBOOKS / page).read_text(encoding="utf-8"))["cells"]
+    return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+
+
+def printed(cell):
+    "What a cell has printed or shown as text."
+    parts = []
+    for output in cell.get("outputs", []):
+        parts += output.get("text", []) or output.get("data", {}).get("text/plain", [])
+    return "".join(parts)
+
+
+def saved_in(cell):
+    "The literal that a cell assigns to `saved`."
+    for node in ast.walk(ast.parse(cell["source"])):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "saved":
+            return ast.literal_eval(node.value)
+    return None
+
+
+def with_saved(page):
+    "The cells of a page that hold their figures against saved ones."
+    return [cell for cell in cells_of(page) if cell["cell_type"] == "code" and "saved = {" in cell["source"]]
+
+
+def test_quickstart_shows_the_figures_that_it_asserts():
+    one_fold, whole_run = with_saved("tutorials/quickstart.ipynb")
+    for split, value in saved_in(one_fold).items():
+        [shown] = re.findall(rf"^{split} +top-1 (\d\.\d+)$", printed(one_fold), re.M)
+        assert abs(float(shown) - value) < ROUNDING, split
+    lines = [line for line in printed(whole_run).splitlines() if "[" in line]
+    rows = {line.split()[0]: re.findall(r"(\d\.\d+) \[", line) for line in lines}
+    for column, (_, values) in enumerate(saved_in(whole_run).items()):
+        for name, value in values.items():
+            assert abs(float(rows[name][column]) - value) < ROUNDING, name
+
+
+def test_the_network_without_patients_shows_the_figures_that_it_asserts():
+    [cell] = with_saved("tutorials/a_network_that_never_saw_a_patient.ipynb")
+    last = printed(cell).split("top1")[-1]  # pandas breaks the table; top-1 stands in its last part
+    for row, value in saved_in(cell).items():
+        [line] = [line for line in last.splitlines() if line.startswith(row)]
+        assert abs(float(re.findall(r"(\d+\.\d) \(", line)[-1])/100 - value) < ROUNDING/10, row
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_each_picture_has_an_alternative_text_and_says_what_to_see(page):
+    "Within three cells of its picture; several pictures in a row share one text."
+    cells = cells_of(page)
+    for number, cell in enumerate(cells):
+        pictures = [output for output in cell.get("outputs", [])
+                    if {"image/png", "image/svg+xml"} & set(output.get("data", {}))]
+        if not pictures:
+            continue
+        assert re.search(r"^#\|\s*fig-alt:\s*\S", cell["source"], re.M), (number, "no alternative text")
+        below = [later["source"] for later in cells[number + 1:number + 5] if later["cell_type"] == "markdown"]
+        assert any(text.startswith("*What to see.*") for text in below), (number, "does not say what to see")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_one_form_of_box(page):
+    "What the paper states and what we chose are quotations with these two headings."
+    for cell in cells_of(page):
+        if cell["cell_type"] == "markdown":
+            for other in ("**The paper", "**Ours", "**Our choice:**", "**Our choice**", "callout-note", "What to see:"):
+                assert other not in cell["source"], (cell["id"], other)
