@@ -304,7 +304,7 @@ def record_strip(
         text = plain_name(aux, database.markers) if symbol == '+' else aux or symbol
         if symbol == '+' or text != before:
             marks.append((sample/header.fs, text))
-        before = before if symbol == '+' else text
+        before = text
     return Strip(signals, header.fs, leads, start=start, **{'marks': marks, **options})
 
 def draw_strip(
