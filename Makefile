@@ -8,7 +8,7 @@ DEMO    := demo
 TESTENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-notebooks test-suite check-sync fuzz docs bench lab clean
+.PHONY: help demo test test-notebooks test-suite check-sync fuzz quarto docs bench lab clean
 
 help: ## Say what each target does
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -43,9 +43,16 @@ SEED  ?= 0
 fuzz: $(STAMP) ## Try many damaged files of each kind (CASES=21000 SEED=0; about a quarter of an hour)
 	$(TESTENV) $(BIN)/python tests/fuzz.py --cases $(CASES) --seed $(SEED)
 
-docs: $(STAMP) ## Build the site in _docs (needs Quarto)
-	@command -v quarto >/dev/null || { echo "make: the site needs Quarto (https://quarto.org/docs/get-started)" >&2; exit 2; }
-	$(BIN)/nbdev_docs
+# The package has no wheel: it downloads Quarto from GitHub while it is installed, so it is no part of the dev packages.
+QUARTO  := quarto-cli==1.9.38
+SITE    := PATH="$(CURDIR)/$(BIN):$$PATH"
+quarto: $(STAMP) ## Put Quarto into .venv (downloads it from GitHub)
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation $(QUARTO)
+
+docs: ## Build the site in _docs (needs Quarto 1.9: `make quarto`, or https://quarto.org/docs/get-started)
+	@$(SITE) command -v quarto >/dev/null || { echo "make: the site needs Quarto: call 'make quarto', or get 1.9 or newer from https://quarto.org/docs/get-started" >&2; exit 2; }
+	@$(MAKE) --no-print-directory .venv
+	$(SITE) $(BIN)/nbdev_docs
 
 bench: $(STAMP) ## Run the benchmarks and rewrite benchmarks/results.json
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,bench]'

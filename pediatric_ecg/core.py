@@ -6,7 +6,7 @@
 __all__ = ['LONGEST_LINE', 'LONGEST_PATH', 'PediatricECGError', 'DataError', 'LeakError', 'MissingPackageError', 'wfdb_quiet',
            'replacing', 'write_text', 'write_json', 'file_size', 'read_bytes', 'check_last_line', 'decode_text',
            'parse_json', 'read_json', 'typed', 'check_keys', 'read_table', 'inside', 'compile_pattern', 'search',
-           'digest', 'differences', 'versions', 'git_revision', 'shared']
+           'digest', 'differences', 'versions', 'git_revision', 'shared', 'short_repr']
 
 # %% ../nbs/00_core.ipynb #core-03
 import csv
@@ -205,7 +205,7 @@ def parse_json(
 
 def read_json(
     file:str|Path, # JSON that a user or an earlier run wrote
-    kind=dict, # What it must hold: a type, as in `typed`
+    kind=dict, # What it must hold: a type, as in typed
     remedy:str='restore it', # What the user can do
     most:int=1 << 26, # Bytes; a longer file is refused before it is read
     finite:bool=False, # NaN and Infinity are refused
@@ -240,7 +240,7 @@ def typed(
         raise DataError(f'{where}: {error}; {remedy}') from None
 
 def check_keys(
-    kinds:dict, # Key → its type, as in `typed`
+    kinds:dict, # Key → its type, as in typed
     content, # Names and values that JSON can hold
     where:str, # Where they stood, for the message
     remedy:str='restore it', # What the user can do
@@ -498,3 +498,16 @@ def shared()->Path|None: # Folder with the real data used by tests and notebooks
         root = next((p for p in above if (p/'settings.ini').exists()), Path.cwd())
         found = root.parent/'shared'
     return found if found.is_dir() else None
+
+# %% ../nbs/00_core.ipynb #repr-code
+def short_repr(
+    settings, # A value of a dataclass
+)->str: # As it would be written: `Settings(epochs=3)`
+    "The name of a dataclass, and those of its fields that differ from their defaults."
+    shown = []
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        if entry.repr and value != default:
+            shown.append(f'{entry.name}={value!r}')
+    return f'{type(settings).__name__}({", ".join(shown)})'

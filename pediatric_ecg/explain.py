@@ -174,7 +174,7 @@ SMOOTHED = .04 # s
 
 @drawing()
 def draw(
-    e:Explanation, # What `explain` gave
+    e:Explanation, # What explain gave
     fs:float, # Samples per second
     leads:dict, # Modality → lead names
     classes:list, # Labels

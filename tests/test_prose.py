@@ -262,3 +262,48 @@ def test_the_first_page_gives_the_study_on_simulated_people():
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     for figures in json.loads((RESULTS / "mitdb-people" / "figures.json").read_text()).values():
         assert f"{100 * figures['macro_f1']:.1f} %" in page
+
+
+# ── references ──
+
+KEY = re.compile(r"(?<![\w`/.])@([a-z]+\d{4}[a-z]*)")
+PAGES = sorted(page for ending in ("ipynb", "qmd", "md") for page in (ROOT / "nbs").rglob(f"*.{ending}")
+               if not {".ipynb_checkpoints", "_proc", "_docs", "results"} & set(page.parts))
+
+
+def prose_of(page):
+    "What a reader reads of a page, code cells left out."
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    return " ".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+
+
+def entries():
+    "Key of each reference → its fields."
+    bibliography = (ROOT / "nbs" / "references.bib").read_text(encoding="utf-8")
+    found = re.findall(r"^@\w+\{(\w+),(.*)\}$", bibliography, re.M)
+    assert len(found) == len(re.findall(r"^@", bibliography, re.M)), "one entry per line"
+    keys = [key for key, _ in found]
+    assert len(keys) == len(set(keys)), "a key stands twice"
+    return dict(found)
+
+
+def test_every_citation_resolves_and_every_reference_is_cited():
+    "A key without an entry prints as `?` on the site; an entry that nobody cites is not printed at all."
+    known, cited = entries(), {}
+    for page in PAGES:
+        for key in KEY.findall(prose_of(page)):
+            cited.setdefault(key, page.name)
+    assert {key: page for key, page in cited.items() if key not in known} == {}
+    assert set(known) - set(cited) == set()
+
+
+def test_references_are_whole():
+    "Each has a title and a year, the year of its key, and says where it appeared."
+    for key, fields in entries().items():
+        year = re.search(r"year=\{(\d{4})\}", fields)
+        assert year and year.group(1) == re.search(r"\d{4}", key).group(), key
+        assert "title={" in fields, key
+        assert re.search(r"(booktitle|journal|publisher|institution|eprint)=\{", fields), key
+        assert key.startswith("advancing") or "author={" in fields, key

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
-from ..core import DataError
+from ..core import DataError, short_repr
 from .cells import PERMUTED, SPECIAL, CellSettings
 from .run_folder import Protocol
 from ..losses.objectives import OBJECTIVES
@@ -33,6 +33,8 @@ class Recipe:
     config: TrainConfig = STUDY['config'] # Everything that is not varied
     disturbed: bool = False # Test under every condition too
     description: str = '' # In a few words, for the help of the command line
+
+    __repr__ = short_repr
 
     def settings(self,
         store=None, # Asked for its modalities by some recipes

@@ -39,6 +39,10 @@ def log_prior(
     counts = check_counts(class_counts)
     return (counts/counts.sum()).log()
 
+def _lifted(logits):
+    "Half precision as float32; float32 and float64 stay what they are."
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
 class _LogitLoss(nn.Module):
     "What the losses on logits share: the number of classes and the check of the labels against it."
     count_terms:dict[str, str] = {}   # buffer that corrects for class counts → its name in words
@@ -76,7 +80,7 @@ class LogitAdjusted(_LogitLoss):
     )->Float[Tensor, ""]:
         "The loss of the batch."
         self._check(logits, y)
-        return F.cross_entropy(logits.float() + self.shift, y)
+        return F.cross_entropy(_lifted(logits) + self.shift, y)
 
 # %% ../../nbs/losses/01_logits.ipynb #c021-1f206b
 class ClassBalanced(_LogitLoss):
@@ -100,7 +104,7 @@ class ClassBalanced(_LogitLoss):
     )->Float[Tensor, ""]:
         "The loss of the batch."
         self._check(logits, y)
-        return (self.class_weight[y]*F.cross_entropy(logits.float(), y, reduction='none')).mean()
+        return (self.class_weight[y]*F.cross_entropy(_lifted(logits), y, reduction='none')).mean()
 
 # %% ../../nbs/losses/01_logits.ipynb #c024-89e73b
 class Focal(_LogitLoss):
@@ -120,7 +124,7 @@ class Focal(_LogitLoss):
     )->Float[Tensor, ""]:
         "The loss of the batch."
         self._check(logits, y)
-        cross_entropy = F.cross_entropy(logits.float(), y, reduction='none')
+        cross_entropy = F.cross_entropy(_lifted(logits), y, reduction='none')
         # 1 − p = −expm1(log p), exact also as p → 1
         miss = (-torch.expm1(-cross_entropy)).clamp_min(1e-12)
         return (miss**self.gamma*cross_entropy).mean()
@@ -168,6 +172,6 @@ class LDAM(_LogitLoss):
     )->Float[Tensor, ""]:
         "The loss of the batch."
         self._check(logits, y)
-        shifted = logits.float() - F.one_hot(y, self.n_classes)*self.margin
+        shifted = _lifted(logits) - F.one_hot(y, self.n_classes)*self.margin
         weight = self.class_weight[y]
         return (weight*F.cross_entropy(self.scale*shifted, y, reduction='none')).sum()/weight.sum()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DASH', 'PERCENT', 'PLAIN', 'NumberFormat', 'percent', 'counted', 'in_words', 'environment', 'in_markdown',
-           'stylesheet', 'Picture', 'minus', 'render']
+           'stylesheet', 'Picture', 'minus', 'render', 'part']
 
 # %% ../../nbs/report/00_render.ipynb #c003-e2c003
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ PLAIN = NumberFormat(3)
 
 def percent(
     value:float|None, # A fraction; None and NaN give a dash
-    interval=None, # [low, high], fractions, or None
+    interval:list|None=None, # [low, high], fractions, or None
 )->str: # '64.7 % (53.2–75.9)'
     "A fraction in per cent, with its 95 % interval where there is one."
     return PERCENT.both(value, interval)
@@ -153,3 +153,11 @@ def render(
 )->str: # Text of the section
     "One template, filled. Raises jinja2.UndefinedError where a value is missing."
     return environment().get_template(f'{name}.j2').render(content)
+
+# %% ../../nbs/report/00_render.ipynb #part-code
+def part(
+    html:str, # What render gave for a section
+)->str: # HTML, for a notebook
+    "A part of the report with its style, which holds inside of this part alone: the page around it keeps its own."
+    style = stylesheet().replace('body {', ':scope {').replace(':root {', ':scope {')
+    return f'<style>@scope (.report) {{\n{style}}}</style><div class="report" style="max-width:60rem">{html}</div>'

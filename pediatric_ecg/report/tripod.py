@@ -6,9 +6,13 @@
 __all__ = ['tripod_words', 'tripod']
 
 # %% ../../nbs/report/04_tripod.ipynb #c003-cfa765
+import math
 import tomllib
+from collections import Counter
 from importlib import resources
+from statistics import median
 
+from ..core import read_json
 from ..evaluate.pool import ON_FEATURES, SIMULATED
 from .render import counted, in_words, percent
 from .scored import ScoredRun
@@ -96,6 +100,7 @@ def _values_of_results(scored, phrases):
         'first_sentence': sentences[0],
         'last_sentence': sentences[-1],
         'windows_per_rhythm': '; '.join(rhythms) or phrases['unknown'],
+        'people': _people(scored.run, phrases),
         'flow': _flow(scored.run), 'left_out': '', 'numbers': phrases['unknown'],
         'performance': phrases['no_split'], 'patients_apart': phrases['unknown']}
     if split is None:
@@ -133,3 +138,21 @@ def _flow(run):
     notes = [f'Who the patients are: {note.rstrip(".")}.' for note in run.manifest.subject_notes]
     sentences = [*(flow.sentences() if flow else []), *notes]
     return ''.join(' ' + sentence for sentence in sentences)
+
+def _people(run, phrases):
+    "Age and sex of the patients, as the window store inside the run folder states them."
+    file, patients = run.folder/'store'/'manifest.json', []
+    if file.is_file():
+        patients = read_json(file, dict).get('patients', [])
+    patients = [patient for patient in patients if isinstance(patient, dict)]
+    ages = [patient.get('age') for patient in patients]
+    ages = [age for age in ages if isinstance(age, (int, float)) and math.isfinite(age)]
+    sexes = Counter(str(patient.get('gender', '')).upper()[:1] for patient in patients)
+    age = sex = phrases['unknown']
+    if ages:
+        age = phrases['ages'].format(
+            lowest=min(ages), highest=max(ages), middle=median(ages), count=len(ages), patients=len(patients))
+    if sexes['F'] + sexes['M']:
+        female, male = sexes['F'], sexes['M']
+        sex = phrases['sexes'].format(female=female, male=male, others=len(patients) - female - male)
+    return phrases['people'].format(age=age, sex=sex)

@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..core import PediatricECGError, typed
+from ..core import PediatricECGError, short_repr, typed
 from .augment import Augment
 from ..nn.rhythmnet import RhythmNet, RhythmNetConfig
 from ..losses.objectives import OBJECTIVES, make_objective
@@ -84,6 +84,8 @@ class TrainConfig:
     pretrain_epochs: int = 16     # passes over simulated people, of their own network and with start='simulated'
     precision: str = '32-true'    # Fabric's names: '32-true', 'bf16-mixed'
     accelerator: str = 'auto'     # 'cpu', 'cuda', 'auto'
+
+    __repr__ = short_repr
 
     @property
     def is_beside(self)->bool:
@@ -249,7 +251,7 @@ def step_size_factor(
     return 0.5*(1 + math.cos(math.pi*(step - warmup)/max(1, steps - warmup)))
 
 def make_schedule(
-    optimizer:torch.optim.Optimizer, # its step size is set, for the step `done`
+    optimizer:torch.optim.Optimizer, # its step size is set, for the step done
     config:TrainConfig,
     steps:int,  # all steps
     done:int=0, # steps taken already, where a run goes on

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import signal
 
-from ..core import DataError
+from ..core import DataError, short_repr
 from ._resample import ceil_div, ratio, reach, resample_poly
 
 # %% ../../nbs/windows/01_signals.ipynb #c022-aa62ca
@@ -26,6 +26,8 @@ class Preprocess:
     notch_q:float = 30. # Notch frequency over the notch's width
     max_gap:float = .05 # Longest run of missing samples that is bridged by a line, s
     pad:float = 1. # Odd extension at both ends of a signal, s
+
+    __repr__ = short_repr
 
     def __post_init__(self):
         object.__setattr__(self, 'band', tuple(self.band or (None, None)))
@@ -58,7 +60,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls,
-        settings:dict, # Made by `to_dict`
+        settings:dict, # Made by to_dict
     )->'Preprocess':
         "The settings back. `DataError` for a name that is unknown."
         unknown = set(settings) - {field.name for field in fields(cls)}
