@@ -129,6 +129,17 @@ def test_links_are_not_made_twice(site):
     assert twice == []
 
 
+def test_formulas_are_understood(site):
+    "pandoc turns every formula into MathML; one that it does not understand would stay TeX on the page."
+    pypandoc = pytest.importorskip("pypandoc", reason="pypandoc_binary is not installed")
+    pages, _ = site
+    text = "\n\n".join(text for page in pages.values() for text in texts(page) if "$" in text)
+    command = [pypandoc.get_pandoc_path(), "--from=markdown", "--to=html5", "--mathml"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    assert [line for line in done.stderr.splitlines() if "TeX math" in line] == []
+    assert done.stdout.count("<math") > 300
+
+
 def signatures(page):
     "Names and the code of the signatures on a page."
     for text in texts(page):
