@@ -8,7 +8,7 @@ DEMO    := demo
 TESTENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-notebooks test-suite check-sync fuzz quarto docs bench lab clean
+.PHONY: help demo test test-notebooks test-suite test-slow check-sync fuzz quarto docs bench lab clean
 
 help: ## Say what each target does
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test-notebooks: $(STAMP)
 
 test-suite: $(STAMP)
 	$(TESTENV) $(BIN)/pytest
+
+test-slow: $(STAMP) ## Run every notebook from a fresh kernel, with its slow cells too
+	$(TESTENV) $(BIN)/nbdev_test --flags slow --n_workers 2 --do_print
 
 CASES ?= 21000
 SEED  ?= 0
