@@ -1,9 +1,9 @@
 """Reading time and run time of the pages: `python .ci/pages.py [NOTEBOOK ...]` updates nbs/results/pages.csv.
 
 Reading time is the words of the text over 200 per minute, text that a cell prints as Markdown included. Run time is the
-processor time of `nbdev_test` of one notebook, so that other work on the machine does not count; slow cells are left out,
-as in `make test`. Words are counted for every page; the run time is measured for the notebooks that are named (`all`: for
-every one), and all others keep what was measured before."""
+processor time of `nbdev_test` of one notebook, so that other work on the machine does not count; slow cells are left
+out, as in `make test`. Words are counted for every page; the run time is measured for the notebooks that are named
+(`all`: for every one), and all others keep what was measured before."""
 import csv
 import json
 import os
@@ -45,7 +45,8 @@ def measure(notebook):
 
 def main():
     "Count the words of every page, measure those that are wanted, write the table after each."
-    pages = sorted(path for path in (ROOT/'nbs').rglob('*.ipynb') if not {'.ipynb_checkpoints', '_proc'} & set(path.parts))
+    left_out = {'.ipynb_checkpoints', '_proc'}
+    pages = sorted(path for path in (ROOT/'nbs').rglob('*.ipynb') if not left_out & set(path.parts))
     wanted = pages if sys.argv[1:] == ['all'] else [Path(name).resolve() for name in sys.argv[1:]]
     known = {}
     if FILE.exists():

@@ -176,7 +176,7 @@ class Annotated:
 # %% ../nbs/use/00_annotate.ipynb #window-probabilities
 def window_probabilities(
     answer:Callable, # Signals and masks of some windows, as arrays by modality → (n, classes) probabilities
-    blocks, # As `windows_of` yields them
+    blocks, # As windows_of yields them
     batch:int=256, # Windows at once
 )->tuple: # Probabilities, and modality → share of windows in which each lead was usable
     "The probabilities of all windows, (windows, classes); NaN where no lead was usable."

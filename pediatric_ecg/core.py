@@ -205,7 +205,7 @@ def parse_json(
 
 def read_json(
     file:str|Path, # JSON that a user or an earlier run wrote
-    kind=dict, # What it must hold: a type, as in `typed`
+    kind=dict, # What it must hold: a type, as in typed
     remedy:str='restore it', # What the user can do
     most:int=1 << 26, # Bytes; a longer file is refused before it is read
     finite:bool=False, # NaN and Infinity are refused
@@ -240,7 +240,7 @@ def typed(
         raise DataError(f'{where}: {error}; {remedy}') from None
 
 def check_keys(
-    kinds:dict, # Key → its type, as in `typed`
+    kinds:dict, # Key → its type, as in typed
     content, # Names and values that JSON can hold
     where:str, # Where they stood, for the message
     remedy:str='restore it', # What the user can do

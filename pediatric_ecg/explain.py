@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from .core import PediatricECGError
-from .figures import AGAINST_IT, FOR_IT, drawing, draw_strips
-from .evaluate.plots import MODALITIES, window_strip
+from .evaluate.plots import MODALITIES, drawing
 from .evaluate.pool import MEMBERS, Ensemble
 from .nn.rhythmnet import RhythmNet
 from .surroundings import undisturbed
@@ -168,40 +167,43 @@ def _absolute_shares(e):
     return np.concatenate([np.abs(share).ravel() for share in e.shares.values()])
 
 # %% ../nbs/use/01_explain.ipynb #c023-794539
-FOR, AGAINST = FOR_IT, AGAINST_IT
-TINT = LinearSegmentedColormap.from_list('against and for', [AGAINST, '#7fa8c4', '#8a8a8a', '#d99a72', FOR])
+FOR, AGAINST = '#c00016', '#1433d6'
+TINT = LinearSegmentedColormap.from_list(
+    'against and for', [AGAINST, '#4f6bd8', '#8a8a8a', '#e0573f', FOR])
 SMOOTHED = .04 # s
-_BARS = 34. # mm beside the strip
 
 @drawing()
 def draw(
-    e:Explanation, # What `explain` gave
+    e:Explanation, # What explain gave
     fs:float, # Samples per second
     leads:dict, # Modality → lead names
     classes:list, # Labels
-)->Figure: # A strip tinted by share, with the share of each lead beside it
-    "The explanation of one window on its traces, on ECG paper."
-    smoothed = np.concatenate([_smoothed(share, fs) for share in e.shares.values()])
-    largest = max(np.percentile(np.abs(smoothed), 99.8), 1e-9)
+)->Figure: # Traces tinted by share, with the share of each lead
+    "The explanation of one window on its traces."
+    smoothed = {modality: _smoothed(share, fs) for modality, share in e.shares.items()}
+    largest = max(max(np.percentile(np.abs(share), 99.8) for share in smoothed.values()), 1e-9)
     norm = TwoSlopeNorm(0, -largest, largest)
-
-    def tinted(ax, times, heights, shown, number):
-        "One lead, coloured and thickened by its share."
-        share = smoothed[number][shown][:-1]
-        points = np.stack([times, heights], 1)
-        widths = .8 + 1.6*np.minimum(np.abs(share)/largest, 1)
-        lines = LineCollection(
-            np.stack([points[:-1], points[1:]], 1), cmap=TINT, norm=norm, linewidths=widths, rasterized=True)
-        lines.set_array(share)
-        ax.add_collection(lines)
-
-    weights = [f'{MODALITIES.get(name, name)} {100*weight:.0f} %' for name, weight in e.weights.items()]
-    question = f'Why {classes[e.target]} and not {classes[e.against]} (log-odds {e.contrast:.1f})'
-    lines = [f'{question}: vermilion for, blue against', f'Weights: {", ".join(weights)}', *e.others]
-    strip = window_strip(e.signals, e.present, fs, leads, title='\n'.join(lines), draw_trace=tinted)
-    fig = draw_strips([strip], free=_BARS)
-    fig.axes[0].title.set_fontsize(8)
-    _draw_bars(fig, strip, np.concatenate(list(e.by_lead().values())))
+    sizes = [len(signal) for signal in e.signals.values()]
+    height = sum(max(.3*size, .8) for size in sizes) + .9 + .18*len(e.others)
+    fig = Figure(figsize=(7.5, height), layout='constrained', facecolor='white')
+    axes = fig.subplots(
+        len(sizes), 2, squeeze=False, sharex='col',
+        width_ratios=[5, 1], height_ratios=[max(size, 2.5) for size in sizes])
+    for (traces, bars), modality in zip(axes, e.signals):
+        _draw_traces(traces, e, modality, smoothed[modality], norm, fs)
+        _draw_bars(bars, e.by_lead()[modality])
+        rows = -np.arange(len(leads[modality]))
+        traces.set_yticks(rows, leads[modality], fontsize=7.5)
+        bars.set_yticks(rows, [])
+        for ax in (traces, bars):
+            ax.tick_params(axis='y', length=0)
+        bars.set(ylim=traces.get_ylim())
+    axes[0, 1].set_title('share of lead')
+    axes[-1, 0].set_xlabel('seconds')
+    axes[-1, 1].set_xlabel('log-odds')
+    question = f'Why {classes[e.target]} and not {classes[e.against]}'
+    lines = [f'{question} (log-odds {e.contrast:.1f}): red for, blue against', *e.others]
+    fig.suptitle('\n'.join(lines), fontsize=10 if len(lines) == 1 else 8)
     return fig
 
 def _smoothed(share, fs):
@@ -210,14 +212,34 @@ def _smoothed(share, fs):
     kernel /= kernel.size
     return np.stack([np.convolve(row, kernel, 'same') for row in share])
 
-def _draw_bars(fig, strip, by_lead):
-    "The share of each lead, beside its trace."
-    paper, width = fig.axes[0].get_position(), fig.get_size_inches()[0]*25.4
-    ax = fig.add_axes((paper.x1 + 4/width, paper.y0, (_BARS - 6)/width, paper.height))
-    ax.barh(strip.lines, by_lead, height=4, color=np.where(by_lead > 0, FOR, AGAINST))
+def _draw_traces(ax, e, modality, share, norm, fs):
+    "The leads of one modality below each other, coloured by their share."
+    signal, present = e.signals[modality], e.present[modality]
+    heights = [np.ptp(np.percentile(row, [.5, 99.5])) for row in signal[present]]
+    gain = max(np.percentile(heights or [1], 75), .05) # mV per row
+    for number, row in enumerate(signal):
+        if present[number]:
+            trace = np.clip((row - np.median(row))/gain, -.95, .95) - number
+            _draw_tinted(ax, np.arange(len(row))/fs, trace, share[number], norm)
+        else:
+            middle = len(row)/fs/2
+            ax.text(middle, -number, 'absent or flat', ha='center', va='center', fontsize=7, color='#777')
+    title = f'{MODALITIES.get(modality, modality)}, weight {100*e.weights[modality]:.0f} %'
+    ax.set(xlim=(0, signal.shape[1]/fs), ylim=(-len(signal) + .3, .95), title=title)
+
+def _draw_tinted(ax, seconds, trace, share, norm):
+    "One lead, coloured and thickened by its share."
+    points = np.stack([seconds, trace], 1)
+    widths = .8 + 1.6*np.minimum(np.abs(share[:-1])/norm.vmax, 1)
+    pieces = np.stack([points[:-1], points[1:]], 1)
+    lines = LineCollection(pieces, cmap=TINT, norm=norm, linewidths=widths)
+    lines.set_array(share[:-1])
+    ax.add_collection(lines)
+
+def _draw_bars(ax, by_lead):
+    "The share of each lead of one modality."
+    ax.barh(-np.arange(len(by_lead)), by_lead, color=np.where(by_lead > 0, FOR, AGAINST))
     ax.axvline(0, color='#666', lw=.8)
-    ax.set(ylim=fig.axes[0].get_ylim(), yticks=(), xlabel='share (log-odds)')
-    ax.spines['left'].set_visible(False)
 
 # %% ../nbs/use/01_explain.ipynb #c026-517003
 @drawing()
@@ -238,6 +260,6 @@ def draw_cross(
         others = [MODALITIES.get(other, other) for other in modalities if other != modality]
         extent = (0, end, end, 0)
         image = ax.imshow(e.cross[modality], cmap='Greys', extent=extent, aspect='auto', vmin=0)
-        ax.set(xlabel=f"time in {' and '.join(others)} (s)", ylabel=f'time in {name} (s)', title=f'{name} looks')
+        ax.set(xlabel=f"{' and '.join(others)}, s", ylabel=f'{name}, s', title=f'{name} looks')
         fig.colorbar(image, ax=ax, shrink=.8).outline.set_visible(False)
     return fig

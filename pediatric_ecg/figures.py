@@ -316,7 +316,7 @@ def _grid(ax, times, heights, colour, width):
 
 # %% ../nbs/02_figures.ipynb #fg-strip-class
 _LEFT, _RIGHT, _TITLE, _BOTTOM = 25., 4., 7., 13. # mm around the paper
-_NARROW = 52. # mm of paper, on which two texts do not stand beside each other below the axis
+_NARROW = 70. # mm of paper, on which two texts do not stand beside each other below the axis
 _FREE = 2. # mm between two traces
 _LEAST = 6.5 # mm between two lines, for the names
 _SIDE = 1.5 # mm of time before and after, within which two traces keep apart

@@ -73,7 +73,7 @@ def test_without_scale_equals_with(window):
 
 def test_pictures(window):
     e = explain(network(), window, present={"ecg": [True, True, False]})
-    assert "Why" in draw(e, 250, LEADS, ["N", "AVRT", "AVNRT"]).axes[0].get_title(loc="left")
+    assert "Why" in draw(e, 250, LEADS, ["N", "AVRT", "AVNRT"])._suptitle.get_text()
     assert len(draw_cross(e).axes) == 4
     with pytest.raises(ValueError, match="no cross-attention"):
         draw_cross(explain(network(cross_attention=False), window))

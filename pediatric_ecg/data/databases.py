@@ -93,7 +93,7 @@ def _lead_of_slot(leads, slot, free):
 def match_slots(
     leads, # Names of the leads of one record, in order
     modalities:dict[str,tuple[str,...]], # Of its database
-    usable=None, # Positions that may be taken; all by default
+    usable:set|None=None, # Positions that may be taken; all by default
 )->dict[str,list[int|None]]: # modality → position of each slot, None where the lead is absent
     "Leads by name. A lead that one slot has taken is no longer free for the next."
     free = list(range(len(leads)) if usable is None else usable)

@@ -861,7 +861,7 @@ def read_header(
 
 # %% ../../nbs/data/01_headers.ipynb #c015-5b9c2e
 def check_signal_file(
-    header:Header, # From `read_header`
+    header:Header, # From read_header
 )->tuple[str,...]: # one sentence per file that holds more than the header says
     """`DataError` if a signal file is missing or shorter than the header says.
     A compressed one must be there, and large enough to be possible.

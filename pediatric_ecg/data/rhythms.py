@@ -93,7 +93,7 @@ def _outside(start, end, spans):
 def symbol_spans(
     annotations:pd.DataFrame, # sample, symbol, aux
     n_samples:int, # Length of the record
-    database:Database=LEIPZIG, # Its field `spans`
+    database:Database=LEIPZIG, # Its field spans
 )->tuple[list[tuple[str,int,int]],list[str]]: # (rhythm, start, end) in order; one sentence for each slip
     "The spans between an opening and a closing symbol."
     found, slips = [], []
@@ -285,7 +285,7 @@ def segment_frame(
     unusable:str='cut', # 'cut' bracketed spans out, or 'report' their samples in a column
     merge:bool=True, # Join a marker that repeats the rhythm before it
     where:str='annotations', # File name for errors
-    gaps:list[tuple[int,int]]=(), # [start, end) of stretches without signal, unusable too: `record_gaps`
+    gaps:list[tuple[int,int]]=(), # [start, end) of stretches without signal, unusable too: record_gaps
 )->pd.DataFrame: # rhythm, start, end, beats, agreement (and unusable)
     "Rhythm segments of one record's annotations. `DataError` for an unknown marker."
     if label not in ('marker', 'beats'):
@@ -365,7 +365,7 @@ def all_segments(
     label:str='marker', # 'marker' or 'beats'
     unusable:str='cut', # 'cut' or 'report'
     merge:bool=True, # Join repeats
-)->pd.DataFrame: # as of `segments`
+)->pd.DataFrame: # as of segments
     """The segments of all annotated records, in numeric order.
     `DataError` for a record asked for that is not there.
     """
@@ -402,7 +402,7 @@ def label_segments(
     label:str='marker', # 'marker' or 'beats'
     unusable:str='cut', # 'cut' or 'report'
     merge:bool=True, # Join repeats
-)->pd.DataFrame: # as of `segments`; start and end are numbers of annotations
+)->pd.DataFrame: # as of segments; start and end are numbers of annotations
     "Segments of a table of labels without times."
     tables = []
     for record, own in labels.groupby('record'):

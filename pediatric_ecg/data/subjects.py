@@ -379,7 +379,7 @@ def subject_notes(
 def known_subjects(
     folder:str|Path, # Folder of the database, or of a part of it
     database:Database, # Its specification
-)->dict[str,str]: # record → subject, for `subject_of`
+)->dict[str,str]: # record → subject, for subject_of
     """The subjects that the tables and the headers' comments name.
     `DataError` where the rule that should say who the patients are names nobody.
     """

@@ -483,7 +483,7 @@ def floor_answers(
 
 def against_floors(
     predictions:pd.DataFrame, # of a run, one split: repeat, window, subject, truth, prediction
-    answers:pd.DataFrame,     # as `floor_answers`, of the same windows
+    answers:pd.DataFrame,     # as floor_answers, of the same windows
     classes:list,             # labels in the macro
 )->dict: # floor → its figures, 'ci95', and 'difference': figure → difference (run − floor), ci95, p
     "The figures of each floor, and how far the run is ahead. Raises DataError where the windows differ."

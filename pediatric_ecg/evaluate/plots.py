@@ -117,7 +117,7 @@ def confusion_map(
 def similarity_map(
     S:np.ndarray, # (C, C) cosines of the prototypes
     classes:list, # Class labels in order
-    seen=None, # (C,) false where a class has no prototype yet
+    seen:np.ndarray|None=None, # (C,) false where a class has no prototype yet
 )->Figure: # Heat map, white at the simplex value
     "Class-similarity matrix; the simplex value −1/(C−1) is white and marked on the bar."
     side = min(max(3.4, (.62 if len(classes) < 7 else .5)*len(classes) + 1.3), 7)

@@ -108,7 +108,7 @@ class _Tables:
 
     @classmethod
     def load(cls,
-        file:str|Path, # as `save` wrote it
+        file:str|Path, # as save wrote it
         classes:int,   # how many there are
     )->'Self':
         "Read the tables. DataError for a file that is missing, damaged or of another number of classes."
@@ -130,7 +130,7 @@ class Forest(_Tables):
     threshold:np.ndarray # (nodes,) at most this much is small
     absent:np.ndarray    # (nodes,) 0 or 1: where a missing value goes
     leaf:np.ndarray      # (nodes, classes) frequencies of the classes; 0 but in a leaf
-    columns:np.ndarray   # (features,) columns of `window_features` that the trees know
+    columns:np.ndarray   # (features,) columns of window_features that the trees know
     kind = 'forest'
 
     @classmethod
@@ -158,7 +158,7 @@ class Forest(_Tables):
             leaf=np.concatenate(leaf).astype(np.float32), columns=np.asarray(columns, np.int32))
 
     def __call__(self,
-        features:np.ndarray, # (n, all columns) of `window_features`
+        features:np.ndarray, # (n, all columns) of window_features
     )->np.ndarray: # (n, classes) probabilities
         "The mean over the trees of the frequencies in the leaf of each window."
         values = np.asarray(features, np.float32)[:, self.columns]
@@ -208,7 +208,7 @@ class Regression(_Tables):
     scale:np.ndarray     # (features,)
     slope:np.ndarray     # (features, classes)
     intercept:np.ndarray # (classes,) −inf for a class that was not in the training windows
-    columns:np.ndarray   # (features,) columns of `window_features`
+    columns:np.ndarray   # (features,) columns of window_features
     kind = 'regression'
 
     @classmethod
@@ -225,7 +225,7 @@ class Regression(_Tables):
         return cls(scaler.mean_, scaler.scale_, slope, intercept, np.asarray(columns, np.int32))
 
     def __call__(self,
-        features:np.ndarray, # (n, all columns) of `window_features`
+        features:np.ndarray, # (n, all columns) of window_features
     )->np.ndarray: # (n, classes) probabilities
         "Softmax of the linear scores."
         standardised = (features[:, self.columns] - self.mean)/self.scale
@@ -306,7 +306,7 @@ class FoldPool:
         return opinions
 
     def together(self,
-        opinions:dict[str, np.ndarray], # As `opinions` gives them
+        opinions:dict[str, np.ndarray], # As opinions gives them
     )->np.ndarray: # (n, classes) probabilities
         "What the members say together."
         return pool(np.array([*opinions.values()]), [*self.weights.values()])

@@ -538,7 +538,7 @@ def holm(
 
 # %% ../../nbs/evaluate/00_scores.ipynb #c042-43dab0
 def plot_confusion(
-    matrix:pd.DataFrame, # from `confusion`
+    matrix:pd.DataFrame, # from confusion
     ax:plt.Axes|None=None, # a new figure by default
     title:str='',        # above the matrix
 )->plt.Axes:             # with shares of each row in colour and in per cent
@@ -563,7 +563,7 @@ def plot_confusion(
 
 # %% ../../nbs/evaluate/00_scores.ipynb #c045-56641c
 def plot_intervals(
-    summaries:dict,  # name → summary from `summarise`
+    summaries:dict,  # name → summary from summarise
     figures:tuple=FIGURES, # keys of METRICS
     ax:plt.Axes|None=None, # a new figure by default
 )->plt.Axes:         # a point and its 95 % interval for each figure and name

@@ -81,7 +81,7 @@ def permuted(
 class CellSettings:
     "What a cell may vary beside the settings of TrainConfig."
     shots: int|None = None # Windows of each rare rhythm in training; None: all there are
-    permute: str|None = None # 'windows' or 'patients': labels that mean nothing, see `permuted`
+    permute: str|None = None # 'windows' or 'patients': labels that mean nothing, see permuted
     floor: str|None = None # A name of FLOORS, in place of the network
     modalities: tuple|list|None = None # Names of those that are seen; None: all
 
@@ -132,14 +132,14 @@ def _predict_cell(store, fold, classes, config, seed, settings, disturbed, membe
     return pd.concat(predictions, ignore_index=True)
 
 def fit_members(
-    store, # Of the windows; or `Beside`, with simulated people
+    store, # Of the windows; or Beside, with simulated people
     fold, # Simulated people stand in its training rows alone
     classes:list, # Labels, in the order of the outputs
     config:TrainConfig, # How to train
     seed:int, # Of weights and order
     members:Members|None=None, # Who is asked beside the network; None: it decides alone
     progress:bool=False, # Show a bar
-    checkpoint=None, # Folder for the state after each epoch
+    checkpoint:str|Path|None=None, # Folder for the state after each epoch
 )->tuple: # Result of the training; rows → probabilities; the fold with all that was fitted declared
     "Trains the network of a fold, and asks the other members."
     own = fold if config.is_beside else without_simulated(fold, store.table)
@@ -190,7 +190,7 @@ def run_fold(
     settings:CellSettings=CellSettings(), # What the cell varies itself
     disturbed:bool=False, # Predict the test windows under every condition, not only as they are
     members:Members|None=None, # Who is asked beside the network, where the windows are not disturbed; None: nobody
-)->pd.DataFrame: # As `predictions_of`; with a column condition where disturbed
+)->pd.DataFrame: # As predictions_of; with a column condition where disturbed
     "Trains on one fold and predicts its test windows, or reads what an earlier call left in `folder`."
     file = Path(folder)/f'{fold.split}-{fold.name}.csv'
     if not file.exists():

@@ -68,7 +68,7 @@ def folds_of(
     store, # Of the windows
     recipe:Recipe, # Its splits and protocol
     labels:list, # Rhythms that take part
-)->list: # Of `Fold`
+)->list: # Of Fold
     "The audited folds of a recipe. Raises DataError where transfer has nobody to go to."
     protocol = recipe.protocol
     folds = make_folds(store.table, labels, protocol)

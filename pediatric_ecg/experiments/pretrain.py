@@ -278,10 +278,10 @@ def examine_on(
     network:str|Path, # The name of a network that ships, or its folder
     folder:str|Path, # Of a real database, with its annotations
     store:str|Path, # Window store to make, or to find made
-    database=None, # Name, JSON specification or value; recognised from the folder by default
+    database:Database|str|Path|None=None, # Name, JSON specification or value; recognised from the folder by default
     n_jobs:int=-1, # Processes at once; -1: one per core
     progress:bool=False, # Show bars
-)->pd.DataFrame: # As `predictions_of`: one row per window, the probabilities already at the network's temperature
+)->pd.DataFrame: # As predictions_of: one row per window, the probabilities already at the network's temperature
     "What a network says of every labelled window of a database on which it was not trained."
     folder_of_network = pretrained_folder(network) if str(network) in pretrained_names() else Path(network)
     model, config = RhythmNet.load(folder_of_network), RunFolder(folder_of_network).config

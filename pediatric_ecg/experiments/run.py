@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from ..core import DataError, git_revision, read_json, versions
-from ..data.databases import get_database
+from ..data.databases import Database, get_database
 from ..evaluate.calibration import calibrate
 from ..evaluate.floors import ALONE, RUN_FLOORS, WindowFeatures, against_floors, floor_answers
 from ..evaluate.pool import SIMULATED, Members, member_file
@@ -68,7 +68,7 @@ def make_folds(
     table:pd.DataFrame, # Of the store
     labels:list, # Rhythms that take part
     protocol:Protocol, # Number of folds and repeats, seed
-)->list: # Of `Fold`
+)->list: # Of Fold
     """Random folds (the leaky reference) and patient-wise folds over the same windows, all audited.
 
     There are no patient-wise ones where fewer than two rhythms can be scored so."""
@@ -164,7 +164,7 @@ def cohort_rows(
 # %% ../../nbs/experiments/02_run.ipynb #c023-e1df81
 def metrics_of(
     predictions:pd.DataFrame, # All splits
-    counts:list[CohortRow], # As `cohort_rows` gives
+    counts:list[CohortRow], # As cohort_rows gives
     floors:pd.DataFrame|None=None, # Their answers, where they were asked
 )->dict: # Split → the entry of metrics.json
     "Scores of each split with intervals over patients; null scores for a split without predictions."
@@ -190,9 +190,9 @@ def _nothing_scored(labels):
 
 # %% ../../nbs/experiments/02_run.ipynb #c025-688c3e
 def cross_validate(
-    store:WindowStore, # Of the windows; or `Beside`, with simulated people
+    store:WindowStore, # Of the windows; or Beside, with simulated people
     labels:list, # Rhythms that take part
-    folds:list, # As `make_folds` gives
+    folds:list, # As make_folds gives
     work:Path, # Finished folds are kept here
     config:TrainConfig, # How to train
     protocol:Protocol, # Its seed
@@ -214,7 +214,7 @@ def cross_validate(
 def ask_floors(
     store:WindowStore, # Of the windows
     labels:list, # Rhythms that take part
-    folds:list, # As `make_folds` gives
+    folds:list, # As make_folds gives
     features:WindowFeatures, # Of the rows of all folds
     n_jobs:int=-1, # Folds at once; -1: one per core
     progress:bool=False, # Show a bar
@@ -321,9 +321,9 @@ def _manifest(store, labels, folds, config, protocol, quick, elapsed, about):
 
 # %% ../../nbs/experiments/02_run.ipynb #c027-fe2949
 def folds_with_people(
-    folds:list, # As `make_folds` gives
+    folds:list, # As make_folds gives
     table:pd.DataFrame, # Of real and simulated windows
-)->list: # Of `Fold`
+)->list: # Of Fold
     "The folds with the simulated people in training, each audited."
     joined = with_simulated(folds, table)
     for fold in joined:
@@ -426,7 +426,7 @@ def train_store(
 def run(
     folder, # WFDB database
     out, # The run folder to make
-    database=None, # Name, JSON specification or value; recognised from the folder by default
+    database:Database|str|Path|None=None, # Name, JSON specification or value; recognised from the folder by default
     quick:bool=False, # The smallest that passes through every stage, where config or protocol is not given
     seed:int=0, # Of folds, weights and order, where protocol is not given
     seconds:float|None=None, # Length of a window; the database's own by default

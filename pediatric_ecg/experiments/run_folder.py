@@ -145,7 +145,7 @@ class WindowCounts:
 @dataclass
 class Manifest:
     "What made a run: its data, its protocol, its code. `manifest.json` holds the same names."
-    preprocess: dict = field(default_factory=dict) # As `Preprocess`
+    preprocess: dict = field(default_factory=dict) # As Preprocess
     modalities: dict[str, list[str]] = field(default_factory=dict) # Modality → names of its leads
     title: str = '' # Of the store
     simulated: bool = False # No signal is a recording
@@ -172,7 +172,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls,
-        content:dict, # As `to_dict` gives it; names that are not known are left out
+        content:dict, # As to_dict gives it; names that are not known are left out
         file='manifest', # Where it stood, for the message
     )->'Manifest':
         "The manifest that a dict describes. Raises DataError where a part of it is damaged."
@@ -493,7 +493,7 @@ class RunFolder:
 def pick_examples(
     predictions:pd.DataFrame, # Of one split
     most:int=8, # Windows in all
-)->pd.DataFrame: # Rows of `predictions`
+)->pd.DataFrame: # Rows of predictions
     "The surest right windows, one per rhythm, and the surest wrong ones, one per patient: half of `most` each."
     probabilities = predictions[[column for column in predictions if column.startswith('p_')]]
     ranked = predictions.assign(sure=probabilities.max(axis=1)).sort_values('sure', ascending=False)

@@ -101,7 +101,7 @@ def _off_diagonal(square):
 
 def simplex_gap(
     S:Float[Tensor, "classes classes"], # Cosines between classes
-    seen=None, # Which classes count, (C,) bool; None: all
+    seen:Tensor|None=None, # Which classes count, (C,) bool; None: all
 )->dict[str, float]: # mean, largest and root-mean-square distance from t, and t itself
     "How far the off-diagonal of `S` is from −1/(C−1), C being the classes that count. NaN where fewer than two do."
     keep = torch.ones(len(S), dtype=torch.bool) if seen is None else torch.as_tensor(seen, dtype=torch.bool).cpu()
@@ -137,7 +137,7 @@ def minority_collapse(
     S:Float[Tensor, "classes classes"], # Cosines between classes
     class_counts, # Windows of each class in the training fold, (C,)
     share:float=0.5, # Part of the classes called rare
-    seen=None, # Which classes count, (C,) bool; None: all
+    seen:Tensor|None=None, # Which classes count, (C,) bool; None: all
 )->float: # t at the simplex … 1 when the rare classes coincide
     """Mean cosine between the rare classes; NaN for fewer than two.
 
@@ -196,7 +196,7 @@ def diagnose(
     class_counts, # Windows of each class in the training fold, (C,)
     z:Float[Tensor, "windows dim"]|None=None, # Embeddings, say of the validation windows
     y:Int[Tensor, "windows"]|None=None, # Their classes
-    agcacl=None, # A loss whose `prototypes` (C, d) and `seen` (C,) are measured besides
+    agcacl:torch.nn.Module|None=None, # A loss whose `prototypes` (C, d) and `seen` (C,) are measured besides
     share:float=0.5, # Part of the classes called rare
 )->dict[str, float]:
     """The four measures of a class space as one flat row of a table.
@@ -226,7 +226,7 @@ class GeometryLog:
     "A training callback: call it once per epoch; `rows` is a list of dicts for a DataFrame or for the curves below."
     def __init__(self,
         class_counts, # Windows of each class in the training fold, (C,)
-        agcacl=None, # Its prototypes are measured beside the class means where given
+        agcacl:torch.nn.Module|None=None, # Its prototypes are measured beside the class means where given
     ):
         self.class_counts, self.agcacl = class_counts, agcacl
         self.rows = []
@@ -247,9 +247,9 @@ def _minus(text):
 
 def plot_similarity(
     S, # Cosines between classes, (C, C)
-    classes=None, # Their names
-    seen=None, # Which classes count; the others are left blank
-    ax=None, # Axes to draw on
+    classes:list|None=None, # Their names
+    seen:Tensor|None=None, # Which classes count; the others are left blank
+    ax:plt.Axes|None=None, # Axes to draw on
     title:str='class similarity S', # Above the picture
     numbers:bool=False, # Write each cosine into its cell
 )->plt.Axes:
@@ -300,7 +300,7 @@ def plot_geometry(
     colours:dict|None=None, # Name in the column → colour
     names:dict|None=None, # Name in the column → text in the legend
     cols:int=4, # Pictures per row
-    fig=None, # Figure to draw on; a new one by default
+    fig:plt.Figure|None=None, # Figure to draw on; a new one by default
 )->plt.Figure:
     "The four measures over epochs, dashed their values at the simplex. Raises where none was measured."
     import pandas as pd # here, so that whoever needs a loss alone need not wait for it

@@ -161,7 +161,7 @@ def make_objective(
     name:str, # One of OBJECTIVES
     class_counts, # Windows of each class in the training fold, (C,)
     dim:int, # Size of an embedding
-    patients:int=0, # Patients of the training fold, for `agcacl`; 0: unknown, and its prototypes are those of windows
+    patients:int=0, # Patients of the training fold, for agcacl; 0: unknown, and its prototypes are those of windows
     **options, # Of the loss; a contrastive one also takes weight (λ) and prior (log prior in its cross-entropy)
 )->Objective: # Called as objective(logits, z, y, patient)
     "An objective by its name. Train its parameters too, where it has some (ProxyAnchor's proxies, BCL's centres)."

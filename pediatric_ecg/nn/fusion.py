@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Shaped
 def lag_bias(
     num_tokens:int, # of each modality
     heads:int, # of the attention
-    device=None, # of the result
+    device:torch.device|str|None=None, # of the result
 )->Float[Tensor, "heads token token"]: # added to the scores before the softmax
     r"""$-2^{-h}\,|i-j|$: head 0 looks at its own instant, each further head twice as far.
 

@@ -79,7 +79,7 @@ def bin_lags(
 
 def in_bins(
     by_lag:Float[Tensor, "*batch time"], # an autocorrelation, by lag in samples
-    points:Float[Tensor, "bins points"], # of `bin_lags`
+    points:Float[Tensor, "bins points"], # of bin_lags
 )->Float[Tensor, "*batch bins"]: # 0 beyond a shorter window
     "The greatest autocorrelation in each bin."
     return at_lags(by_lag, points.flatten()).unflatten(-1, points.shape).amax(-1)

@@ -464,7 +464,7 @@ class RhythmNet(nn.Module):
 
     @classmethod
     def pretrained(cls,
-        name:str, # as `pretrained_names` lists them: 'leipzig', 'ecg-12', 'ecg-2'
+        name:str, # as pretrained_names lists them: 'leipzig', 'ecg-12', 'ecg-2'
     )->'RhythmNet': # in evaluation mode, on the CPU
         """Read a network that comes with the package. It was trained on simulated hearts only.
 

@@ -63,7 +63,7 @@ class Block(nn.Module):
 def sinusoid(
     num_tokens:int, # positions
     dim:int, # width, even
-    device=None, # of the result
+    device:torch.device|str|None=None, # of the result
 )->Float[Tensor, "position dim"]:
     """Sines and cosines of periods from 6 to 600 tokens.
 

@@ -315,7 +315,7 @@ SECTIONS = [
 
 # %% ../../nbs/report/05_page.ipynb #c016-11ee3c
 def weakest_point(
-    row:dict, # Of `class_rows`
+    row:dict, # Of class_rows
     figures:dict, # Of one split
 )->str: # Words
     "The weakest point of one class."

@@ -57,7 +57,7 @@ PLAIN = NumberFormat(3)
 
 def percent(
     value:float|None, # A fraction; None and NaN give a dash
-    interval=None, # [low, high], fractions, or None
+    interval:list|None=None, # [low, high], fractions, or None
 )->str: # '64.7 % (53.2–75.9)'
     "A fraction in per cent, with its 95 % interval where there is one."
     return PERCENT.both(value, interval)
@@ -156,7 +156,7 @@ def render(
 
 # %% ../../nbs/report/00_render.ipynb #part-code
 def part(
-    html:str, # What `render` gave for a section
+    html:str, # What render gave for a section
 )->str: # HTML, for a notebook
     "A part of the report with its style, which holds inside of this part alone: the page around it keeps its own."
     style = stylesheet().replace('body {', ':scope {').replace(':root {', ':scope {')

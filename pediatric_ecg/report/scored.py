@@ -229,7 +229,7 @@ class ScoredSplit(SplitFigures):
         self.predictions = run.predictions[run.predictions.split == name]
 
     @cached_property
-    def scored(self)->pd.DataFrame: # Rows of `predictions`
+    def scored(self)->pd.DataFrame: # Rows of predictions
         "The predictions whose true class is evaluable."
         return self.predictions[~self.predictions.truth.isin(self.not_evaluable)]
 
@@ -259,7 +259,7 @@ class ScoredSplit(SplitFigures):
                 for label, entry in found.items()}
 
     @cached_property
-    def _average_intervals(self)->tuple: # As `average_intervals` gives
+    def _average_intervals(self)->tuple: # As average_intervals gives
         "The intervals of EC57's averages of each rhythm, and of their means."
         return average_intervals(self.scored, self.evaluable) if self.evaluable else ({}, {})
 

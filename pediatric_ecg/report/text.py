@@ -199,7 +199,7 @@ def _aligned(rows):
 
 # %% ../../nbs/report/02_text.ipynb #c022-213f3e
 def filters(
-    preprocess:dict, # `Preprocess` as a dict
+    preprocess:dict, # Preprocess as a dict
 )->str: # Words
     "What was done to the signals before they were cut."
     if not {'fs', 'band'} <= set(preprocess):

@@ -302,7 +302,7 @@ class Heart:
 
     def emit(self,
         time:float, # s
-        what:str, # As in `Event`
+        what:str, # As in Event
         origin='', # A site, or ((site, delay in s), …)
         cycle:float=.8, # Since the last activation of that chamber, s
         note:tuple=(), # (symbol, aux)
@@ -564,7 +564,7 @@ def _draw_point_events(ax, event):
 
 def draw_ladder(
     events:list, # Of one heart, in any order
-    ax=None, # Matplotlib axes; default: a new figure
+    ax:plt.Axes|None=None, # Matplotlib axes; default: a new figure
     measure:float=None, # The first beat after this moment, s, is measured; default: none
     legend:bool=True, # Say what the colours mean
 ): # The axes

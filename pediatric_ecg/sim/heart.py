@@ -51,7 +51,7 @@ class Tissue:
         speed, # (edges,): conduction velocity, m/s
         weight, # (edges,): area of the wavefront that runs along the edge
         apd, # (points,): duration of the action potential, s
-        fast=None, # Bundle → (edges,): velocity of an impulse that comes down this bundle, m/s
+        fast:dict|None=None, # Bundle → (edges,): velocity of an impulse that comes down this bundle, m/s
     ):
         count = len(xyz)
         step = xyz[edges[:, 1]] - xyz[edges[:, 0]]
@@ -71,7 +71,7 @@ class Tissue:
         self._times_from = {}
 
     def arrival(self,
-        sources, # Of `Source`: where the activation starts
+        sources, # Of Source: where the activation starts
     ): # (points,), s
         "When each point activates: the first wavefront to arrive wins."
         fronts = []

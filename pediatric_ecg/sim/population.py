@@ -257,7 +257,7 @@ def _draw_junction(rng, population, hv, fast_retro, cycle):
 def draw_person(
     rng:np.random.Generator, # The person's own generator
     population:Population=Population(), # What varies
-    **known, # What is known of the `Patient`: record, age, ap_location, ap_ante, bundle, …
+    **known, # What is known of the Patient: record, age, ap_location, ap_ante, bundle, …
 )->Person:
     "Draw a person; what is known of the patient stays."
     age = float(known.get('age', _even(rng, population.age)))
@@ -358,7 +358,7 @@ def _slow_down(tissue, factor):
 
 def person_waves(
     person:Person,
-    rng:np.random.Generator, # Of what `Waves` draws for a body
+    rng:np.random.Generator, # Of what Waves draws for a body
 )->Waves:
     "The waves of a person: its heart turned, its walls thicker or thinner, its conduction slower or faster."
     waves = Waves(person.patient, rng)
@@ -738,7 +738,7 @@ def known_of_plan(
     plan:RhythmPlan,
     rng:np.random.Generator, # The person's own generator
     found:StandIns, # Of the database: which rhythms it tells apart
-)->dict: # What `draw_person` should take as known
+)->dict: # What draw_person should take as known
     "A rhythm needs its anatomy: a pathway for AVRT and pre-excitation, a bundle that is not blocked already."
     rhythms = {rhythm for _, rhythm in plan.mains}
     told_apart = {rhythm for rhythms_of in found.rhythms.values() for rhythm in rhythms_of}

@@ -47,7 +47,7 @@ def preexcited(
 # %% ../../nbs/sim/02_rhythms.ipynb #c009-69b8a2
 def premature_atrial(
     heart:Heart,
-    wave:str=None, # As in `sinus`
+    wave:str=None, # As in sinus
 )->float: # Time of the QRS, s
     "An ectopic focus fires early; the node, not yet rested, delays more."
     patient = heart.patient
@@ -117,7 +117,7 @@ def back_to_atria(
     return True
 
 def _ventricular(
-    heart, # `Heart`
+    heart, # Heart
     kind, # 'VT', 'IVR' or 'PVC': its focus has this name in small letters
     cycle, # s
     first=.6, # When it begins: s after the last QRS, as a fraction of the sinus cycle

@@ -391,7 +391,7 @@ LABORATORY = { # a patient who lies still, as the surface leads of iaf1_afw; mai
 
 def draw_noise(
     rng:np.random.Generator,
-    ranges=None, # Name of a level → its 10th and 90th percentile, mV; default: `LABORATORY`
+    ranges:dict|None=None, # Name of a level → its 10th and 90th percentile, mV; default: `LABORATORY`
     mains_frequency:float=50., # Hz
 )->Noise:
     "Levels of one record: log-normal between the percentiles, no more than two standard deviations off."

@@ -248,12 +248,12 @@ def simulate(
     patients:int=6, # How many; with labels, the labels decide
     seconds:float=300, # Length of each record
     seed:int=0, # Same seed, same bytes
-    labels=None, # A file of label sequences (record, symbol, aux_note) to replay
+    labels:str|Path|None=None, # A file of label sequences (record, symbol, aux_note) to replay
     hours:float=None, # With labels: at most this much in all
     progress:bool=False, # Show a bar
     n_jobs:int=1, # Records in parallel; the bytes stay the same
     layout:str=None, # One of the six channel layouts for all records; default: as in the original
-    rhythms=None, # Only these rhythms (markers without the bracket), for teaching; default: all
+    rhythms:list|None=None, # Only these rhythms (markers without the bracket), for teaching; default: all
     signals:bool=True, # Without signals: headers, annotations and tables only
 )->Path: # The folder
     """Simulate a database of the Leipzig form: records, annotations, subject tables.
@@ -304,7 +304,7 @@ def record_strip(
         text = plain_name(aux, database.markers) if symbol == '+' else aux or symbol
         if symbol == '+' or text != before:
             marks.append((sample/header.fs, text))
-        before = before if symbol == '+' else text
+        before = text
     return Strip(signals, header.fs, leads, start=start, **{'marks': marks, **options})
 
 def draw_strip(
@@ -312,7 +312,7 @@ def draw_strip(
     start:float, # s
     stop:float, # s
     leads=STRIP, # Drawn where the record has them
-    ax=None, # Matplotlib axes; default: a new figure
+    ax:plt.Axes|None=None, # Matplotlib axes; default: a new figure
     database:Database=LEIPZIG, # Says how its annotations are read
     **options, # Of `Strip`, such as speed and title
 ): # The axes

@@ -155,7 +155,7 @@ def draw_cohort(
     patients:int, # How many
     rng:np.random.Generator,
     rhythms=RHYTHMS, # Only these are simulated
-): # Yields what `draw_patient` should keep, one dict per patient
+): # Yields what draw_patient should keep, one dict per patient
     "Draw who is studied: children with AVRT or AVNRT in turn; from eight patients on also adults."
     adults = patients*10//39 if patients >= 8 else 0
     types = [kind for kind in ('AVRT', 'AVNRT') if kind in rhythms] or ['AVRT', 'AVNRT']
@@ -263,9 +263,9 @@ def _subject_rows(folder):
 
 def known_people(
     labels, # File of labels
-    rows:dict, # What `read_labels` found in it
+    rows:dict, # What read_labels found in it
     rng:np.random.Generator, # Of what is not known
-): # Yields what `draw_patient` should keep, and the length in s as `seconds`
+): # Yields what draw_patient should keep, and the length in s as seconds
     "What is known of the patients, from the subject tables beside the labels or the rhythms."
     table = _subject_rows(Path(labels).parent)
     for position, (record, notes) in enumerate(rows.items()):
@@ -306,10 +306,10 @@ def _replay_length(patient, script, seed):
     return length, free
 
 def patient_and_length(
-    known:dict, # What `draw_patient` should keep; `seconds`: length of the real record
-    script, # `StudyScript` or `Replay`
+    known:dict, # What draw_patient should keep; seconds: length of the real record
+    script, # StudyScript or Replay
     seed, # Of the patient: an int or a numpy `SeedSequence`
-)->tuple: # Patient, length of a replay in s (None for a `StudyScript`)
+)->tuple: # Patient, length of a replay in s (None for a StudyScript)
     "Draw the patient; a replay lasts as long as the real record where that length is known."
     known = dict(known)
     target = known.pop('seconds', np.nan)

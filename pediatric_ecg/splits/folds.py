@@ -238,7 +238,7 @@ def _thawed(item):
 
 # %% ../../nbs/splits/00_folds.ipynb #sim-code
 def simulated_rows(
-    table:pd.DataFrame, # One row per window; a column `simulated` where there are two kinds
+    table:pd.DataFrame, # One row per window; a column simulated where there are two kinds
 )->np.ndarray: # (N,) bool
     "Which windows are of simulated people that stand beside patients; none where the table has one kind."
     if 'simulated' not in table:
@@ -247,7 +247,7 @@ def simulated_rows(
 
 def with_simulated(
     folds:list[Fold], # Made of the real windows
-    table:pd.DataFrame, # Of both, as `Beside` makes it
+    table:pd.DataFrame, # Of both, as Beside makes it
 )->list[Fold]: # The same patients on each side
     "Folds whose training side holds all simulated windows too; validation and test are what they were."
     rows = np.flatnonzero(simulated_rows(table))

@@ -124,7 +124,7 @@ def random_folds(
     n_folds:int=5, # Number of folds
     valid:float=.15, # Share of the windows not in test that go to validation
     seed:int=0, # Same seed, same folds, in whatever order the rows come
-    rows=None, # Positions or mask of the windows that take part; all by default
+    rows:np.ndarray|None=None, # Positions or mask of the windows that take part; all by default
     repeats:int=1, # Repetitions with other folds
 )->list[Fold]: # repeats × n_folds of them
     """Windows at random, stratified by label: the leaky reference, with every patient on every side.
@@ -202,7 +202,7 @@ def patient_folds(
     repeats:int=1, # Repetitions with other folds
     valid:float=.2, # Share of the patients not in test that go to validation; 0 for none
     seed:int=0, # Same seed, same folds, in whatever order the rows come
-    rows=None, # Positions or mask of the windows that take part; all by default
+    rows:np.ndarray|None=None, # Positions or mask of the windows that take part; all by default
 )->list[Fold]: # repeats × n_folds of them
     """Folds of patients that spread the patients of each label.
 
@@ -232,7 +232,7 @@ def leave_one_patient_out(
     table:pd.DataFrame, # One row per window: record, subject, label, start, end
     valid:float=.2, # Share of the other patients that go to validation
     seed:int=0, # Same seed, same folds, in whatever order the rows come
-    rows=None, # Positions or mask of the windows that take part; all by default
+    rows:np.ndarray|None=None, # Positions or mask of the windows that take part; all by default
 )->list[Fold]: # One per patient, named after the patient
     "Each patient once alone in test."
     rows, subjects, _, windows, subject_of = _patients(table, rows)
@@ -248,7 +248,7 @@ def transfer_folds(
     repeats:int=1, # Repetitions with other validation patients
     valid:float=.2, # Share of the source's patients that go to validation
     seed:int=0, # Same seed, same folds
-    rows=None, # Positions or mask of the windows that take part; all by default
+    rows:np.ndarray|None=None, # Positions or mask of the windows that take part; all by default
 )->list[Fold]: # One per repetition
     "Train and validation from the subjects of one group, test on everybody else."
     rows, subjects, _, windows, subject_of = _patients(table, rows)
@@ -288,7 +288,7 @@ def few_shot(
     k:int, # Windows or patients kept of each rare label
     unit:str='windows', # windows or patients
     seed:int=0, # Same seed: nested subsets as k grows
-    labels=None, # Labels to thin; by default those below `rare` of the training windows
+    labels:list|None=None, # Labels to thin; by default those below `rare` of the training windows
     rare:float=.1, # Share of the training windows below which a label is rare
 )->Fold: # With the same validation and test
     """A fold with k windows, or the windows of k patients, of each rare label in train.

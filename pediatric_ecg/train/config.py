@@ -251,7 +251,7 @@ def step_size_factor(
     return 0.5*(1 + math.cos(math.pi*(step - warmup)/max(1, steps - warmup)))
 
 def make_schedule(
-    optimizer:torch.optim.Optimizer, # its step size is set, for the step `done`
+    optimizer:torch.optim.Optimizer, # its step size is set, for the step done
     config:TrainConfig,
     steps:int,  # all steps
     done:int=0, # steps taken already, where a run goes on

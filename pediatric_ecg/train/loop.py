@@ -89,7 +89,7 @@ class FitResult:
     "What training leaves behind: the network of the chosen epoch, its objective, and what was fitted on which rows."
     model: RhythmNet|Peer    # the chosen epoch's averaged weights, in eval mode
     objective: nn.Module     # the objective in the state of the chosen epoch (prototypes among it)
-    history: pd.DataFrame    # one row per epoch: losses, valid_macro_f1, speed, and the columns of `diagnose`
+    history: pd.DataFrame    # one row per epoch: losses, valid_macro_f1, speed, and the columns of diagnose
     best_epoch: int          # counted from 0
     fitted: dict             # name of what was fitted → rows of the store, for the audit
 
@@ -113,7 +113,7 @@ class FitResult:
 class Best:
     "The best epoch so far."
     epoch: int      # counted from 0
-    score: tuple    # as from `validation_score`
+    score: tuple    # as from validation_score
     model: dict     # state dict of the evaluated weights
     objective: dict # state dict of the objective
 
@@ -161,7 +161,7 @@ class TrainState:
 
     def keep(self,
         epoch:int,
-        score:tuple, # as from `validation_score`
+        score:tuple, # as from validation_score
     ):
         "Remembers this epoch as the best one."
         model, objective = self.evaluated.state_dict(), self.objective.state_dict()

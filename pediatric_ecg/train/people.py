@@ -26,7 +26,7 @@ from ..windows.views import View
 def some_leads(
     signals:dict, # Modality → (batch, leads, time)
     present:dict, # Modality → (batch, leads) bool
-    fs:float, # Samples per second; not needed here, but every change of a `View` is given it
+    fs:float, # Samples per second; not needed here, but every change of a View is given it
     rng:np.random.Generator, # Of the batch
 )->tuple[dict, dict]: # As given; only the masks are others
     "Half of the windows as they are; in the others a number of leads that is drawn evenly stays, or one modality goes."
@@ -49,7 +49,7 @@ def some_leads(
 
 def only_leads(
     kept:dict, # Modality → positions of the leads that stay
-)->Callable: # A change of a `View`
+)->Callable: # A change of a View
     "All other leads are absent."
     def change(signals, present, fs, rng):
         masks = {name: np.zeros_like(mask) for name, mask in present.items()}
@@ -93,7 +93,7 @@ def without_some_leads(
 def fit_on_people(
     people:Windows, # Simulated people only
     labels:list, # Rhythms that the network is to know; of each there is a window
-    config:TrainConfig, # As `people_config` gives
+    config:TrainConfig, # As people_config gives
     seed:int, # Of weights and order
     progress:bool=False, # Show a bar
     checkpoint:str|Path|None=None, # Folder for the state after each epoch, to go on from

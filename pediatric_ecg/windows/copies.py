@@ -78,7 +78,7 @@ _ENTRY = np.dtype([('entry', '<u8'), ('time', '<f8')])
 
 def write_marks(
     file:str|Path, # To write
-    stretches:list, # What `landmarks` found in each stretch of a record
+    stretches:list, # What landmarks found in each stretch of a record
 )->None:
     "The first and the last of equal entries of a record; the smallest of many."
     found = np.zeros(sum(len(entries) for entries, _ in stretches), _ENTRY)
@@ -92,7 +92,7 @@ def write_marks(
     found[:_MOST_MARKS].tofile(file)
 
 def read_marks(
-    file:str|Path, # Written by `write_marks`
+    file:str|Path, # Written by write_marks
 )->np.ndarray: # (n,) with entry and time (s)
     "The entries of a record."
     return np.fromfile(file, _ENTRY)
@@ -104,7 +104,7 @@ _MOST_PARTNERS = 4 # suspicions per record that are looked into
 _FEW_MARKS, _VOTES = 100, 6 # a record of few entries is suspected by two votes, others by six
 
 def suspicions(
-    marks:list[np.ndarray], # Entries of each record, from `read_marks`
+    marks:list[np.ndarray], # Entries of each record, from read_marks
 )->list[tuple[int, int, float, float]]: # record, other, time in the record less time in the other (s), where (s)
     "Pairs of records whose entries agree at one difference of time, those of most votes first."
     record = np.repeat(np.arange(len(marks)), [len(found) for found in marks])
@@ -244,7 +244,7 @@ def _equal_windows(hashes):
 def copy_groups(
     paths:list[Path], # Records
     seconds:list[float], # Their lengths, s
-    marks:list[np.ndarray], # Their entries, from `read_marks`
+    marks:list[np.ndarray], # Their entries, from read_marks
     hashes:list[set], # Hashes of their windows
     database:Database, # Names the leads
     pre:Preprocess, # Filters

@@ -42,7 +42,7 @@ class Leads:
 
     def rows(self,
         channels:list, # Channels of the file; None where a slot is empty
-    )->list: # Their rows in what `windows` gives
+    )->list: # Their rows in what windows gives
         "Where channels stand among those that are read."
         return [None if channel is None else self.channels.index(channel) for channel in channels]
 

@@ -60,7 +60,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls,
-        settings:dict, # Made by `to_dict`
+        settings:dict, # Made by to_dict
     )->'Preprocess':
         "The settings back. `DataError` for a name that is unknown."
         unknown = set(settings) - {field.name for field in fields(cls)}

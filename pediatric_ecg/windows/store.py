@@ -148,7 +148,7 @@ class WindowStore(Windows):
 
     `DataError` if the folder is no store, an unfinished one, or one of an older version."""
     def __init__(self,
-        path:str|Path, # Folder written by `prepare`
+        path:str|Path, # Folder written by prepare
     ):
         self.path = Path(path)
         self.manifest = read_manifest(self.path)

@@ -6,6 +6,7 @@
 __all__ = ['View', 'Beside']
 
 # %% ../../nbs/windows/04_views.ipynb #view-d
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ class View(Windows):
     "Windows with other labels, disturbed signals, or only some of their modalities; everything else is the store's."
     def __init__(self,
         store:Windows, # A WindowStore, or a view of one
-        labels=None, # (N,) other labels for the table, among the store's classes
-        change=None, # Function of (x, present, fs, rng) that disturbs a batch; see the conditions of evaluation
+        labels:np.ndarray|None=None, # (N,) other labels for the table, among the store's classes
+        change:Callable|None=None, # Function of (x, present, fs, rng) that disturbs a batch; see `conditions`
         modalities:list[str]|None=None, # Names of those that are kept; all by default
         seed:int=0, # Of the change
     ):
