@@ -1,8 +1,8 @@
 """Reading time and run time of the pages: `python .ci/pages.py [NOTEBOOK ...]` updates nbs/results/pages.csv.
 
-Reading time is the words of the text over 200 per minute, text that a cell prints as Markdown included. Run time is the
-processor time of `nbdev_test` of one notebook, so that other work on the machine does not count; slow cells are left
-out, as in `make test`. Words are counted for every page; the run time is measured for the notebooks that are named
+Reading time is the words of the text over 200 per minute, text that a cell prints as Markdown included. Run time is
+the processor time of `nbdev_test` of one notebook, so that other work on the machine does not count; slow cells are
+left out, as in `make test`. Words are counted for every page; the run time is measured for the notebooks that are named
 (`all`: for every one), and all others keep what was measured before."""
 import csv
 import json
@@ -24,7 +24,8 @@ def describe(notebook):
     title = texts[0].splitlines()[0].removeprefix('# ')
     for cell in cells:
         for output in cell.get('outputs', []):
-            texts.append(''.join(output.get('data', {}).get('text/markdown', '')))
+            lines = ''.join(output.get('data', {}).get('text/markdown', '')).splitlines()
+            texts += [line for line in lines if not line.startswith('|')] # tables are not read word by word
     return title, sum(len(text.split()) for text in texts)
 
 
@@ -45,8 +46,8 @@ def measure(notebook):
 
 def main():
     "Count the words of every page, measure those that are wanted, write the table after each."
-    left_out = {'.ipynb_checkpoints', '_proc'}
-    pages = sorted(path for path in (ROOT/'nbs').rglob('*.ipynb') if not left_out & set(path.parts))
+    notebooks = (ROOT/'nbs').rglob('*.ipynb')
+    pages = sorted(path for path in notebooks if not {'.ipynb_checkpoints', '_proc'} & set(path.parts))
     wanted = pages if sys.argv[1:] == ['all'] else [Path(name).resolve() for name in sys.argv[1:]]
     known = {}
     if FILE.exists():
