@@ -53,7 +53,7 @@ _XYZ = np.array([(.4124564, .3575761, .1804375), (.2126729, .7151522, .0721750),
 
 def lab(
     colour, # As matplotlib takes it: '#rrggbb', a name, a triple
-    vision:str='normal', # A key of `VISION`
+    vision:str='normal', # A key of VISION
 )->np.ndarray: # (3,) lightness, red against green, yellow against blue
     "A colour in CIE Lab, as it looks to a kind of vision."
     encoded = np.array(to_rgb(colour))
@@ -198,16 +198,16 @@ class RhythmLook(NamedTuple):
     colour: str
     member: int # of its family: gives hatch, line style and marker
 
-    def bar(self)->dict: # Arguments of `barh`, `bar` and `Patch`
+    def bar(self)->dict: # Arguments of barh, bar and Patch
         "As a bar: colour and hatch."
         ink = 'white' if lab(self.colour)[0] < 55 else '#444'
         return {'facecolor': self.colour, 'hatch': _HATCHES[self.member], 'edgecolor': ink, 'linewidth': 0}
 
-    def curve(self)->dict: # Arguments of `plot`
+    def curve(self)->dict: # Arguments of plot
         "As a curve: colour and line style."
         return {'color': self.colour, 'linestyle': _LINES[self.member]}
 
-    def points(self)->dict: # Arguments of `plot` and `scatter`
+    def points(self)->dict: # Arguments of plot and scatter
         "As points: colour and marker."
         return {'color': self.colour, 'marker': _MARKERS[self.member]}
 
@@ -231,7 +231,7 @@ def rhythm_looks(
 
 def plain_name(
     label:str, # Label or marker of a rhythm
-    names:dict|None=None, # Marker → name, as `Database.markers`
+    names:dict|None=None, # Marker → name, as Database.markers
     longest:int=30, # A longer name is not written; the abbreviation stands for it
 )->str: # 'sinus rhythm', 'AVNRT'
     "What to call a rhythm in a figure: its name in words, or the abbreviation of one that is too long."
@@ -242,7 +242,7 @@ def plain_name(
 def rhythm_handles(
     labels:Sequence, # Rhythms
     names:dict|None=None, # Marker → name
-)->list: # For `legend(handles=…)`
+)->list: # For legend(handles=…)
     "The entries of a legend of bars, one per rhythm, with names in words."
     return [Patch(label=plain_name(label, names), **look.bar()) for label, look in rhythm_looks(labels).items()]
 
@@ -468,7 +468,7 @@ class Strip:
 # %% ../nbs/02_figures.ipynb #fg-draw-strips
 @drawing()
 def draw_strips(
-    strips:Sequence, # Of `Strip`
+    strips:Sequence, # Of Strip
     columns:int=1, # Beside each other
     free:float=0., # mm left free at the right, for what the caller draws there
 )->Figure: # In true size: its width follows from the seconds
