@@ -188,7 +188,7 @@ def window_strip(
     present:dict, # Modality → (leads,) bool
     fs:float, # Samples per second
     leads:dict, # Modality → lead names
-    **options, # Of `Strip`
+    **options, # Of Strip
 )->Strip: # All leads of all modalities, the skin first
     "One window as a strip."
     stacked = np.concatenate([np.asarray(stack, float) for stack in signals.values()])

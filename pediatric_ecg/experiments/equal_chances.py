@@ -120,7 +120,7 @@ def equal_chances(
     num_folds:int|None=None, # Only so many of them, the first ones; None: all
     n_jobs:int=-1, # Jobs at once; -1: one per core
     progress:bool=True, # Show a bar
-    **options, # Of `tuned_fold`
+    **options, # Of tuned_fold
 )->Path: # trials.csv
     """Gives every method the same trials and budgets in every fold, and writes what was tried and what was predicted.
 

@@ -618,7 +618,7 @@ def share_legend(
 
 def strip_marks(
     events:list, # Of one heart
-)->list: # (time in s, letter), for `Strip`
+)->list: # (time in s, letter), for Strip
     "A, H and V of each activation and S of each stimulus, to be written above a strip."
     letters = {'A': 'A', 'H': 'H', 'V': 'V', 'SA': 'S', 'SV': 'S'}
     return [(event.time, letters[event.what]) for event in sorted(events) if event.what in letters]
@@ -626,7 +626,7 @@ def strip_marks(
 def strip_intervals(
     events:list, # Of one heart
     after:float, # The first beat after this moment is measured, s
-)->list: # (name, start, end in s), for `Strip`; empty where no beat came over the His bundle
+)->list: # (name, start, end in s), for Strip; empty where no beat came over the His bundle
     "AH, HV and VA of one beat, to be written below a strip."
     beat = _measured_beat(sorted(events), after)
     return beat.intervals() if beat else []

@@ -291,7 +291,7 @@ def record_strip(
     stop:float, # s
     leads=STRIP, # Drawn where the record has them; None: all
     database:Database=LEIPZIG, # Says how its annotations are read
-    **options, # Of `Strip`, such as speed and title
+    **options, # Of Strip, such as speed and title
 )->Strip: # On ECG paper, rhythms by name and beats by label above
     "A piece of a record as a strip, with what was annotated: a beat's label where it is not that of the beat before."
     header = read_header(path)
@@ -314,7 +314,7 @@ def draw_strip(
     leads=STRIP, # Drawn where the record has them
     ax:plt.Axes|None=None, # Matplotlib axes; default: a new figure
     database:Database=LEIPZIG, # Says how its annotations are read
-    **options, # Of `Strip`, such as speed and title
+    **options, # Of Strip, such as speed and title
 ): # The axes
     "A piece of a record on ECG paper; for a figure in true size give `record_strip` to `draw_strips`."
     if ax is None:

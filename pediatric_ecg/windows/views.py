@@ -22,7 +22,7 @@ class View(Windows):
     def __init__(self,
         store:Windows, # A WindowStore, or a view of one
         labels:np.ndarray|None=None, # (N,) other labels for the table, among the store's classes
-        change:Callable|None=None, # Function of (x, present, fs, rng) that disturbs a batch; see `conditions`
+        change:Callable|None=None, # Function of (x, present, fs, rng) that disturbs a batch; see conditions
         modalities:list[str]|None=None, # Names of those that are kept; all by default
         seed:int=0, # Of the change
     ):
