@@ -27,6 +27,7 @@ from matplotlib import font_manager, get_data_path, rc_context, rcParams, rcPara
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from PIL import Image # comes with matplotlib
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
 from .surroundings import NUMPY_STARTS
@@ -149,12 +150,18 @@ def use_look():
 def png(
     fig:Figure, # A figure
     dpi:int=100, # Dots per inch
+    colours:int|None=None, # Of the picture, which is smaller the fewer they are; default: all
 )->bytes: # The PNG file
     "A figure as the bytes of a PNG file, the same bytes for the same figure."
     stream = io.BytesIO()
     with drawing():
         fig.savefig(stream, format='png', dpi=dpi, metadata={'Software': None})
-    return stream.getvalue()
+    if colours is None:
+        return stream.getvalue()
+    smaller = io.BytesIO()
+    with Image.open(stream) as picture:
+        picture.convert('RGB').quantize(colours).save(smaller, format='PNG', optimize=True)
+    return smaller.getvalue()
 
 def svg(
     fig:Figure, # A figure

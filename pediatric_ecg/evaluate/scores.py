@@ -17,6 +17,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ..core import DataError
+from ..figures import PAGE
 
 # %% ../../nbs/evaluate/00_scores.ipynb #c010-33bb9c
 def _ratio(numerator, denominator):
@@ -547,7 +548,7 @@ def plot_confusion(
     windows = counts.sum(1)
     share = _ratio(counts, windows[:, None])
     if ax is None:
-        size = (1.8 + 0.62*matrix.shape[1], 1.2 + 0.55*len(matrix))
+        size = (min(1.8 + 0.62*matrix.shape[1], PAGE), 1.2 + 0.42*len(matrix))
         ax = plt.subplots(figsize=size, dpi=90, layout='constrained')[1]
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1, aspect='auto')
     for (row, column), value in np.ndenumerate(share):
