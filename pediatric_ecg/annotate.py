@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['LOWEST_LOG', 'NONE', 'DOUBTFUL', 'MOSTLY_USABLE', 'RESEARCH', 'STRIP', 'smooth_rhythms', 'or_none', 'windows_of',
-           'to_segments', 'Annotated', 'window_probabilities', 'record_picture', 'choose_network', 'records_of',
-           'annotate_all', 'annotate']
+           'window_at', 'to_segments', 'Annotated', 'window_probabilities', 'record_picture', 'read_config',
+           'choose_network', 'record_of', 'is_record', 'records_of', 'annotate_all', 'annotate']
 
 # %% ../nbs/use/00_annotate.ipynb #c003-7973ef
 import json
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from edfio import Edf, EdfAnnotation
 from matplotlib.figure import Figure
 
 from .core import DataError, check_keys, replacing
+from .figures import RhythmLook, Strip, drawing, plain_name, png, rhythm_looks
 from .surroundings import locked, undisturbed
 from .data.databases import Database
 from .data.headers import Header, all_headers, check_signal_file, lead_slots, read_header
@@ -29,14 +31,13 @@ from .data.rhythms import group, segments as marked_segments, window_samples
 from .data.annotations import find_annotations, write_annotations
 from .evaluate.calibration import temper
 from .evaluate.episodes import rhythm_at
-from .evaluate.plots import PALETTE, drawing, png, slot_name
 from .evaluate.pool import Ensemble
 from .experiments.run_folder import RunFolder
 from .nn.rhythmnet import pretrained_folder, pretrained_names
 from .report.known import Known, has_learnt, known
 from .windows._resample import ratio
 from .windows.leads import Leads, slot_mask, slot_samples, window_length
-from .windows.signals import Preprocess, n_out, process
+from .windows.signals import Preprocess, n_out
 
 # %% ../nbs/use/00_annotate.ipynb #c009-2c4eb2
 LOWEST_LOG = -30 # of a probability: one window alone cannot rule a rhythm out
@@ -132,17 +133,38 @@ def windows_of(
     per_block = max(1, round(min(block_seconds, _MOST_SAMPLES/header.fs)/step))
     for begin in range(0, last + 1, per_block*hop):
         block = np.arange(begin, min(begin + per_block*hop, last + 1), hop)
-        starts = block*down//up
-        _, windows, flags = leads.windows(block, starts, starts + recorded, length)
-        usable = ~(flags['flat'] | flags['lost'])
-        signals, present = {}, {}
-        for modality, channels in leads.slots.items():
-            rows = leads.rows(channels)
-            present[modality] = slot_mask(usable, rows)
-            signals[modality] = np.zeros((len(block), len(rows), length), np.float32)
-            for slot, _, lead in slot_samples(windows, usable, rows):
-                signals[modality][:, slot] = lead
-        yield signals, present
+        yield _some_windows(leads, block, block*down//up, recorded, length)
+
+def _some_windows(leads, block, starts, recorded, length):
+    "Signals and masks of the windows that begin at some outputs, and at these samples of the record."
+    _, windows, flags = leads.windows(block, starts, starts + recorded, length)
+    usable = ~(flags['flat'] | flags['lost'])
+    signals, present = {}, {}
+    for modality, channels in leads.slots.items():
+        rows = leads.rows(channels)
+        present[modality] = slot_mask(usable, rows)
+        signals[modality] = np.zeros((len(block), len(rows), length), np.float32)
+        for slot, _, lead in slot_samples(windows, usable, rows):
+            signals[modality][:, slot] = lead
+    return signals, present
+
+def window_at(
+    path:Path, # Record without extension
+    database:Database, # Names the leads
+    pre:Preprocess, # As in training
+    seconds:float, # Length of the window, s
+    at:float, # Its first second
+): # (signals, present): modality → (leads, T) float32 mV, and modality → (leads,) bool
+    "One window of a record. DataError where it does not lie within the record."
+    leads = Leads(path, database, pre)
+    header, length = leads.header, window_length(seconds, pre.fs)
+    last = (n_out(header.n_samples, header.fs, pre) - length)/pre.fs
+    if not 0 <= at <= last:
+        raise DataError(f'{path}: --at {at:g}: a window of {seconds:g} s begins between 0 and {max(last, 0):g} s')
+    up, down = ratio(header.fs, pre.fs)
+    block = np.array([round(at*pre.fs)])
+    signals, present = _some_windows(leads, block, block*down//up, window_samples(seconds, header.fs), length)
+    return {name: signal[0] for name, signal in signals.items()}, {name: there[0] for name, there in present.items()}
 
 # %% ../nbs/use/00_annotate.ipynb #c021-302aed
 def to_segments(
@@ -329,104 +351,111 @@ def _write(out, name, segments, header, database, about, warnings, picture):
 # %% ../nbs/use/00_annotate.ipynb #pic-b
 STRIP = 10. # s of signal in the picture
 
-def _strip(record, header, database, pre, segments):
-    "Ten seconds around the start of the rarest rhythm: first second, samples in mV, rate, name of the lead."
+def _strip(record, header, database, segments):
+    "Ten seconds of the first lead around the start of the rarest rhythm."
     slots = lead_slots(header, database)
-    modality, place, channel = next(
-        (modality, place, channel) for modality, channels in slots.items()
-        for place, channel in enumerate(channels) if channel is not None)
+    there = [(modality, place) for modality, channels in slots.items()
+             for place, channel in enumerate(channels) if channel is not None]
+    modality, place = there[0]
     named = segments[~segments.rhythm.isin(['', NONE])]
     middle = header.seconds/2
     if named.rhythm.nunique() > 1:
         seconds = (named.end_s - named.start_s).groupby(named.rhythm).sum()
         middle = named.start_s[named.rhythm == seconds.idxmin()].iloc[0]
-    start = max(0., min(middle - STRIP/2, header.seconds - STRIP))
-    first = int(start*header.fs)
+    first = int(max(0, min(middle - STRIP/2, header.seconds - STRIP))*header.fs)
     stop = min(first + int(STRIP*header.fs), header.n_samples)
-    signal = read_signals(record, first, stop, [channel])[:, 0]
-    return first/header.fs, signal, header.fs, slot_name(database.modalities[modality][place])
+    channel = slots[modality][place]
+    return Strip(read_signals(record, first, stop, [channel]), header.fs, [header.leads[channel]], first/header.fs)
 
-def _colours(rhythms):
-    "A colour of each rhythm, in the order of the rows; grey where the network had better not answer."
-    numbered = (rhythm for rhythm in rhythms if rhythm != NONE)
-    colours = {rhythm: PALETTE[number % len(PALETTE)] for number, rhythm in enumerate(numbered)}
-    return colours | {NONE: '#888888'}
-
-def _bars(ax, spans, rows, colours, scale, height, below, doubtful=()):
-    "The spans of a record as bars, each in the row of its rhythm."
+def _bars(ax, spans, row, looks, scale, thin=()):
+    "Spans as bars; `row` gives the place of a rhythm."
     for span in spans.itertuples():
         start, length = span.start_s/scale, (span.end_s - span.start_s)/scale
-        if span.rhythm in rows:
-            hatch = '////' if span.rhythm in doubtful else None
-            ax.barh(rows[span.rhythm] + below, length, left=start, height=height, color=colours[span.rhythm],
-                    hatch=hatch, edgecolor='white' if hatch else 'none', linewidth=0)
-        elif span.rhythm == '' and not below:
+        if span.rhythm:
+            ax.barh(row(span.rhythm), length, left=start, height=.3 if span.rhythm in thin else .8,
+                    **looks[span.rhythm].bar())
+        else:
             ax.axvspan(start, start + length, color='#dddddd')
 
-def _draw_strip(ax, strip, segments, reference, colours):
-    "Some seconds of a lead, with what was named below and what the reference says above."
-    start, signal, fs, lead = strip
-    time = start + np.arange(len(signal))/fs
-    signal = np.nan_to_num(signal - np.nanmedian(signal)) if np.isfinite(signal).any() else np.zeros(len(signal))
-    ax.plot(time, signal, color='#111111', lw=.8)
-    low, high = signal.min(), signal.max()
-    reach = max(high - low, .5)
-    lines = [(segments, low - .18*reach, 'named')]
-    if reference is not None:
-        lines.append((reference, high + .18*reach, 'reference'))
-    for spans, height, name in lines:
-        ax.text(start + STRIP*1.005, height, name, fontsize=7, va='center')
-        for span in spans.itertuples():
-            begin, end = max(span.start_s, start), min(span.end_s, time[-1])
-            if begin < end and span.rhythm:
-                colour = colours.get(span.rhythm, '#444444')
-                ax.plot([begin, end], [height]*2, lw=5, color=colour, solid_capstyle='butt')
-                ax.text(begin, height + .05*reach, span.rhythm, fontsize=7, va='bottom')
-    ax.set(xlim=(start, start + STRIP), xlabel='time (s)', ylabel=f'{lead} (mV)',
-           ylim=(low - .3*reach, high + (.45 if reference is not None else .15)*reach))
-    ax.set_xticks(np.arange(np.ceil(start), start + STRIP + .01), minor=False)
-    ax.grid(axis='x', color='#f0c9c4', lw=.6)
+def _write_names(ax, spans, row, names, scale, seconds):
+    "The name of each rhythm at its first bar that has room for it, abbreviated where it has little."
+    written = set()
+    for span in spans.itertuples():
+        room = (span.end_s - span.start_s)/seconds
+        name = plain_name(span.rhythm, names)
+        name = name if room > .012*(len(name) + 1) else span.rhythm
+        if span.rhythm and span.rhythm not in written and room > .012*(len(name) + 1):
+            written.add(span.rhythm)
+            ax.text((span.start_s + span.end_s)/2/scale, row, name, ha='center', va='center', fontsize=7,
+                    bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': .6, 'alpha': .85})
+
+def _within(spans, start, end):
+    "The spans of a piece of the record, cut off at its ends."
+    spans = spans[(spans.start_s < end) & (spans.end_s > start)]
+    return spans.assign(start_s=spans.start_s.clip(lower=start), end_s=spans.end_s.clip(upper=end))
+
+def _draw_lines(ax, lines, looks, names, strip):
+    "What was named, and what is annotated, as one row each above the strip."
+    start, end = strip.start, strip.start + strip.seconds
+    for number, spans in enumerate(lines.values()):
+        within = _within(spans[spans.rhythm != ''], start, end)
+        _bars(ax, within, lambda _: number, looks, 1)
+        for span in within.itertuples():
+            ax.text(span.start_s, number, f' {plain_name(span.rhythm, names)}', va='center', fontsize=7,
+                    bbox={'facecolor': 'white', 'edgecolor': 'none', 'pad': .6, 'alpha': .85})
+    ax.set_yticks(range(len(lines)), list(lines))
+    ax.set(xlim=(start, end), ylim=(len(lines) - .4, -.6))
+    ax.tick_params(length=0, labelbottom=False)
 
 @drawing()
 def record_picture(
     segments:pd.DataFrame, # As `annotate` gives them
-    strip:tuple, # First second, samples in mV, rate, name of the lead
+    strip:Strip, # Some seconds of the record
     title:str='', # Above the figure
-    reference:pd.DataFrame|None=None, # start_s, end_s, rhythm; None: there is none
-    threshold:float=0., # Below it no answer was given
+    names:dict|None=None, # Label → plain name
+    reference:pd.DataFrame|None=None, # start_s, end_s, rhythm as annotated by people; None: there is none
+    threshold:float=0., # Below it no name was given
 )->Figure: # Rhythms over time, probability, ten seconds of signal
-    "What was found in a record, beside the reference and the signal."
+    "What was found in a record, beside what is annotated there and the signal."
     rhythms = [rhythm for rhythm in dict.fromkeys(segments.rhythm) if rhythm]
+    lines = {'named': segments}
     if reference is not None:
-        rhythms = list(dict.fromkeys([*rhythms, *(rhythm for rhythm in reference.rhythm if rhythm)]))
-    rows, colours = {rhythm: number for number, rhythm in enumerate(rhythms)}, _colours(rhythms)
+        lines['annotated'] = reference
+    every = dict.fromkeys(rhythm for spans in lines.values() for rhythm in spans.rhythm if rhythm)
+    looks = rhythm_looks([rhythm for rhythm in every if rhythm != NONE]) | {NONE: RhythmLook('#999999', 0)}
+    doubtful = set(segments.rhythm[segments.precision < DOUBTFUL]) if 'precision' in segments else set()
     unit, scale = ('min', 60) if segments.end_s.iloc[-1] > 900 else ('s', 1)
-    height = max(.32*len(rhythms), .6)
-    fig = Figure(figsize=(8, height + 3.6), layout='constrained', facecolor='white')
-    top, middle, low = fig.subplots(3, 1, height_ratios=[height, .9, 1.3])
+    rows = len(rhythms) + (reference is not None)
+    fig = Figure(figsize=(8, .28*rows + 4.4), layout='constrained', facecolor='white')
+    ratios = [max(.28*rows, .6), .9, .26*len(lines), 1.6]
+    top, middle, spans, paper = fig.subplots(4, 1, height_ratios=ratios)
     middle.sharex(top)
-    doubtful = set(segments.rhythm[segments.precision < DOUBTFUL])
-    _bars(top, segments, rows, colours, scale, .5, 0, doubtful)
+    _bars(top, segments, rhythms.index, looks, scale, doubtful)
+    labels = [plain_name(rhythm, names) + ' ?'*(rhythm in doubtful) for rhythm in rhythms]
     if reference is not None:
-        _bars(top, reference, rows, dict.fromkeys(rows, '#222222'), scale, .16, .36)
-    top.set_yticks(range(len(rhythms)), rhythms)
+        _bars(top, reference[reference.rhythm != ''], lambda _: len(rhythms), looks, scale)
+        _write_names(top, reference, len(rhythms), names, scale, segments.end_s.iloc[-1])
+        top.axhline(len(rhythms) - .5, color='#444444', lw=.6)
+        labels.append('annotated')
+    top.set_yticks(range(rows), labels)
     top.tick_params(labelbottom=False)
-    what = ['black line: the reference'] if reference is not None else []
-    what += ['hatched: doubtful'] if doubtful else []
+    what = ['?: right in less than half of the windows of unseen patients'] if doubtful else []
     what += ['grey band: no usable lead'] if (segments.rhythm == '').any() else []
-    top.set(ylim=(len(rhythms) - .4, -.6), xlim=(0, segments.end_s.iloc[-1]/scale))
-    if what:
-        top.set_title('; '.join(what), fontsize=8)
+    top.set(ylim=(rows - .4, -.6), xlim=(0, segments.end_s.iloc[-1]/scale))
+    top.set_title('; '.join(what), fontsize=8)
     edges = np.r_[segments.start_s, segments.end_s.iloc[-1]]/scale
     middle.stairs(100*segments.probability.to_numpy(), edges, baseline=None, color='#222222', lw=1.2)
     if threshold > 0:
         middle.axhline(100*threshold, color='#a3322a', lw=1, ls='--')
-        middle.text(edges[-1], 100*threshold, ' threshold', fontsize=7, color='#a3322a', va='center')
+        middle.annotate('threshold', (1, 100*threshold), (3, 0), ('axes fraction', 'data'), 'offset points', fontsize=7,
+                        color='#a3322a', va='center')
     middle.set(ylim=(0, 103), ylabel='probability (%)', xlabel=f'time ({unit})')
     for ax in (top, middle):
         ax.grid(axis='x', color='#eeeeee')
         ax.set_axisbelow(True)
-    _draw_strip(low, strip, segments, reference, colours)
+    _draw_lines(spans, lines, looks, names, strip)
+    strip.draw(paper)
+    paper.set_xticks(np.arange(np.ceil(strip.start), strip.start + strip.seconds))
     fig.suptitle(title, fontsize=9)
     return fig
 
@@ -463,7 +492,7 @@ def _agreement(segments, reference, classes, seconds):
     return words
 
 # %% ../nbs/use/00_annotate.ipynb #config-a
-def _read_config(run):
+def read_config(run):
     "What a run says of its windows, database and preprocessing as values. DataError for a damaged file."
     file = Path(run)/'config.json'
     remedy = 'name a run folder, as `pediatric-ecg run` or `train` writes it'
@@ -484,7 +513,7 @@ def choose_network(
     Raises DataError where none knows any of its leads."""
     ranks = {}
     for name in pretrained_names():
-        database = _read_config(pretrained_folder(name))['database']
+        database = read_config(pretrained_folder(name))['database']
         try:
             slots = [channel for channels in lead_slots(header, database).values() for channel in channels]
         except DataError:
@@ -502,7 +531,7 @@ class _Reader:
     "A network ready to annotate records: members, settings, what it knows of itself."
     def __init__(self, folder, stride, smooth, dwell, threshold):
         self.members = Ensemble.load(folder)
-        config = _read_config(folder)
+        config = read_config(folder)
         self.database, self.pre, self.classes = config['database'], config['preprocess'], config['classes']
         self.seconds, self.temperature = float(config['seconds']), config.get('temperature', 1)
         self.step = _step(stride, self.seconds, self.pre.fs)
@@ -522,6 +551,7 @@ class _Reader:
                             'give a longer record')
         return slots
 
+    @undisturbed()
     def annotate(self, record, out):
         "Name the rhythms of one record and write the files."
         begin = time.perf_counter()
@@ -553,15 +583,15 @@ class _Reader:
         if reference is not None and len(reference):
             notes += _agreement(segments, reference, self.classes, header.seconds)
         picture = record_picture(
-            segments, _strip(record, header, self.database, self.pre, segments),
-            _title(record.name, header, self.about, warnings), reference, self.threshold)
+            segments, _strip(record, header, self.database, segments),
+            _title(record.name, header, self.about, warnings), self.about.names, reference, self.threshold)
         file = _write(out, record.name, segments, header, self.database, self.about, warnings, picture)
         return Annotated(file, segments, notes, header.seconds, time.perf_counter() - begin, self.about)
 
 def _title(name, header, about, warnings):
     "What stands above the picture."
     lines = [f"{name}{' (simulated)' if header.simulated else ''}, named by {about.name}, {RESEARCH}"]
-    return '\n'.join([*lines, *(warning[:130] for warning in warnings)])
+    return '\n'.join(short for line in [*lines, *warnings] for short in textwrap.wrap(line, 105))
 
 def _step(stride, seconds, fs):
     "The step from window to window, a whole number of samples. Raises DataError where it skips signal."
@@ -575,8 +605,10 @@ def _step(stride, seconds, fs):
 # %% ../nbs/use/00_annotate.ipynb #whole-a
 _ENDINGS = ('.hea', '.dat', '.mat', '.edf', '.bdf', '.atr')
 
-def _record_of(path):
-    "The record that a path means: without extension, or one of its files."
+def record_of(
+    path:str|Path, # A record: its path without extension, or one of its files
+)->Path: # Without extension
+    "The record that a path means."
     path = Path(path)
     if path.suffix.lower() not in _ENDINGS:
         return path
@@ -586,6 +618,21 @@ def _record_of(path):
         return path.with_suffix('')
     return path
 
+def is_record(
+    path:str|Path, # Anything
+)->bool: # False for a run folder, and for what is not there
+    "Whether a path is a record, or a folder with records in it and no run."
+    path = Path(path)
+    if (path/'config.json').exists():
+        return False
+    try:
+        if path.is_dir():
+            return any(record.parent == path for record in all_headers(path))
+        read_header(record_of(path))
+    except DataError:
+        return False
+    return True
+
 def records_of(
     paths:str|Path|list, # Records, their files, or folders of records
 )->list: # Paths without extension, each once
@@ -593,7 +640,7 @@ def records_of(
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     records = []
     for path in map(Path, paths):
-        records += all_headers(path) if path.is_dir() else [_record_of(path)]
+        records += all_headers(path) if path.is_dir() else [record_of(path)]
     records = list(dict.fromkeys(records))
     first = {}
     for record in records:
@@ -628,7 +675,6 @@ def annotate_all(
     for reader, record in jobs:
         yield reader.annotate(record, Path(out))
 
-@undisturbed()
 def annotate(
     run:str|Path|None=None, # Run folder: model.safetensors and config.json; left out: a network of the package
     record:str|Path|None=None, # A record: its path without extension, or one of its files
@@ -646,7 +692,7 @@ def annotate(
     Raises DataError for a record that cannot be read, is shorter than a window or has no known lead,
     PediatricECGError for a network that does not come with the package."""
     run, record, out = _places(run, record, out)
-    return next(annotate_all(run, [_record_of(record)], out, stride, smooth, dwell, network, threshold))
+    return next(annotate_all(run, [record_of(record)], out, stride, smooth, dwell, network, threshold))
 
 def _places(run, record, out):
     "Run, record and folder of the two ways to call `annotate`."

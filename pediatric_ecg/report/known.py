@@ -56,6 +56,8 @@ class Known:
     chosen_on:str = '' # Where the threshold comes from, in words; '' where there is none
     grouping:str = 'default' # Which rhythms are one class
     tops:tuple = (None, None) # Share of windows right: in unseen patients, and in patients whom it had learnt
+    confusion:pd.DataFrame|None = None # Windows of unseen people: rows truth, columns the name given
+    similarity:dict = field(default_factory=dict) # `similarity.json`: cosines of the prototypes
     learnt:dict = field(default_factory=dict) # SHA-256 of a signal file that was trained on → record
     records:set = field(default_factory=set) # Names of the records that were trained on
 
@@ -75,6 +77,28 @@ class Known:
             return (np.nan,)*3
         bounds = figures.get('ci95', {}).get('precision') or (None, None)
         return tuple(np.nan if value is None else float(value) for value in (figures['precision'], *bounds))
+
+    def mixed_up(self,
+        label:str, # A class
+    )->list: # Sentences
+        "With what a rhythm is confused most, in unseen people, and what lies nearest to it for the loss."
+        sentences, spoken = [], self.spoken(label)
+        if self.confusion is not None and label in self.confusion.index and label in self.confusion:
+            called, held = self.confusion.loc[label], self.confusion[label]
+            both = (called, f'of the windows of {spoken}'), (held, f'of the windows that it calls {label}')
+            for counts, what in both:
+                others = counts.drop(label)
+                if others.sum() > 0:
+                    worst, share = others.idxmax(), others.max()/counts.sum()
+                    joint = 'are called' if counts is called else 'are'
+                    sentences.append(f'{what}, {100*share:.0f} % {joint} {worst} in {self.unseen}')
+        labels, cosines = self.similarity.get('classes', []), self.similarity.get('S')
+        if label in labels and len(labels) > 1:
+            row = {other: cosine for other, cosine in zip(labels, cosines[labels.index(label)]) if other != label}
+            near = max(row, key=row.get)
+            sentences.append(f'the prototype nearest to that of {label} is that of {near}: cosine {row[near]:.2f}, '
+                             f'where {-1/(len(labels) - 1):.2f} is as far apart as {len(labels)} rhythms can lie')
+        return sentences
 
     def table(self)->pd.DataFrame: # a row per class
         "How well each rhythm was known in unseen people."
@@ -123,6 +147,7 @@ def known(
         about.cautions = _cautions(run.manifest)
         _take_figures(about, run)
         _take_threshold(about, run)
+        about.similarity = run.similarity
         _take_records(about, run)
     elif isinstance(trained_on, dict) and trained_on.get('real') == 0:
         about.cautions = [f'{about.name}: {NEVER}, it learnt from simulated hearts only']
@@ -154,6 +179,14 @@ def _take_figures(about, run):
             about.figures[label] = figures
     if about.figures:
         about.unseen = 'unseen simulated people' if run.manifest.simulated else 'unseen patients'
+    about.confusion = _confusion(honest.get('confusion'))
+
+def _confusion(entry):
+    "The table in metrics.json; None where there is none, or it is damaged."
+    try:
+        return pd.DataFrame(entry['counts'], entry['labels'], entry['labels'])
+    except (TypeError, KeyError, ValueError):
+        return None
 
 def _take_simulated_figures(about):
     "Those of a network of the package: in simulated people whom it had not seen."
