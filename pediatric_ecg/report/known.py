@@ -94,10 +94,12 @@ class Known:
                     sentences.append(f'{what}, {100*share:.0f} % {joint} {worst} in {self.unseen}')
         labels, cosines = self.similarity.get('classes', []), self.similarity.get('S')
         if label in labels and len(labels) > 1:
-            row = {other: cosine for other, cosine in zip(labels, cosines[labels.index(label)]) if other != label}
-            near = max(row, key=row.get)
-            sentences.append(f'the prototype nearest to that of {label} is that of {near}: cosine {row[near]:.2f}, '
-                             f'where {-1/(len(labels) - 1):.2f} is as far apart as {len(labels)} rhythms can lie')
+            row = dict(zip(labels, cosines[labels.index(label)]))
+            row = {other: cosine for other, cosine in row.items() if other != label and cosine is not None}
+            if row:
+                near = max(row, key=row.get)
+                sentences.append(f'the prototype nearest to that of {label} is that of {near}: cosine {row[near]:.2f}, '
+                                 f'where {-1/(len(labels) - 1):.2f} is as far apart as {len(labels)} rhythms can lie')
         return sentences
 
     def table(self)->pd.DataFrame: # a row per class
@@ -184,9 +186,10 @@ def _take_figures(about, run):
 def _confusion(entry):
     "The table in metrics.json; None where there is none, or it is damaged."
     try:
-        return pd.DataFrame(entry['counts'], entry['labels'], entry['labels'])
+        table = pd.DataFrame(entry['counts'], entry['labels'], entry['labels'], dtype=float)
     except (TypeError, KeyError, ValueError):
         return None
+    return table if table.index.is_unique else None
 
 def _take_simulated_figures(about):
     "Those of a network of the package: in simulated people whom it had not seen."
@@ -194,7 +197,10 @@ def _take_simulated_figures(about):
     measured = read_json(file, dict, 'install the package again') if file.exists() else {}
     first = next(iter(measured.values()), None)
     of_labels = first.get('per_class', {}) if isinstance(first, dict) else {}
-    about.figures = {label: of_labels[label] for label in about.classes if isinstance(of_labels.get(label), dict)}
+    for label in about.classes:
+        figures = of_labels.get(label)
+        if isinstance(figures, dict) and {'precision', 'recall', 'f1', 'windows', 'patients'} <= {*figures}:
+            about.figures[label] = figures
     about.unseen = 'unseen simulated people' if about.figures else ''
 
 def _take_threshold(about, run):
@@ -215,17 +221,22 @@ def _take_threshold(about, run):
 def _take_records(about, run):
     "Who was trained on: names of records, and checksums of their signals where the store is there."
     about.records = set(run.predictions.record) if 'record' in run.predictions else set()
-    for store in (run.folder/'store', Path(run.manifest.store)):
-        manifest = read_manifest(store) if store.is_dir() else None
-        if manifest is not None:
-            break
-    else:
-        return
-    for record in manifest.get('records', []):
+    for record in _records_of_store(run):
         if isinstance(record, dict) and record.get('record') in about.records:
             for file, checksum in record.get('sources', {}).items():
                 if Path(file).suffix.lower() not in _NO_SIGNALS:
                     about.learnt[checksum] = str(record['record'])
+
+def _records_of_store(run):
+    "What the store of a run says of its records; nothing where it is gone, or of another version."
+    for store in (run.folder/'store', run.manifest.store and Path(run.manifest.store)):
+        try:
+            manifest = read_manifest(store) if store else None
+        except DataError:
+            continue
+        if manifest is not None:
+            return manifest.get('records', [])
+    return []
 
 _NO_SIGNALS = ('.hea', '.atr', '.qrs', '.ecg', '.csv', '.txt', '.json')
 
