@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pediatric_ecg import cli
 from pediatric_ecg.annotate import (
-    NONE, RESEARCH, annotate, annotate_all, is_record, or_none, records_of, smooth_rhythms, to_segments, window_at,
+    NONE, RESEARCH, annotate, annotate_all, is_record, records_of, refuse, smooth_rhythms, to_segments, window_at,
     windows_of)
 from pediatric_ecg.core import DataError, digest, wfdb_quiet
 from pediatric_ecg.data import LEIPZIG, read_header, read_signals
@@ -368,14 +368,15 @@ def test_several_records_and_folders(run, simdb, tmp_path, capfd):
 
 
 def test_none_of_these_needs_a_stretch():
-    "One unsure window keeps its neighbours' name; a long unsure stretch gets none; without a lead nothing is said."
+    "One unsure window keeps its neighbours' name; a segment that is unsure throughout gets none."
     p = np.tile([0.94, 0.04, 0.02], (60, 1))
-    p[10] = p[30:50] = 1 / 3
-    p[55:] = np.nan
-    path, posterior = smooth_rhythms(or_none(p, 0.7), 1.0, 2.0)
-    assert path[10] == 0 and (path[31:49] == 3).all() and (path[:29] == 0).all()
-    np.testing.assert_allclose(posterior.sum(1), 1)
-    assert np.isnan(or_none(p, 0.7)[55:]).all() and or_none(p, 0.0) is p
+    p[10] = 1 / 3
+    p[20:50] = [0.1, 0.55, 0.35]
+    path, _ = smooth_rhythms(p, 1.0, 2.0)
+    path[55:] = -1
+    found = refuse(path, p, 0.7)
+    assert (found[:20] == 0).all() and (found[20:50] == 3).all() and (found[55:] == -1).all()
+    assert (refuse(path, p, 0.0) == path).all() and (refuse(path, p, 1.0)[:55] == 3).all()
 
 
 @pytest.mark.parametrize("block", [7.0, 11.0, 1000.0])
