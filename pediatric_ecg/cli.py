@@ -319,14 +319,23 @@ def _report(run:Run):
     print(build_report(run))
 
 # %% ../nbs/use/02_cli.ipynb #c012-53ca81
+def _run_and_records(places, network):
+    "RUN, or None, and the records: the first place is a run unless it is a record, or a folder of records."
+    from pediatric_ecg.annotate import is_record
+    if len(places) == 1 or is_record(places[0]):
+        return None, places
+    if network is not None:
+        raise typer.BadParameter('--network: names a network of the package; leave it out, or leave out RUN')
+    return places[0], places[1:]
+
 @app.command('annotate')
 def _annotate(
     places:Annotated[list[Path], typer.Argument(
-        metavar='[RUN] RECORD', show_default=False,
-        help="Run folder, from 'run' or 'train'; without one a network of the package answers. Then the path of a "
-             'WFDB record, without extension.')],
+        metavar='[RUN] RECORD…', show_default=False,
+        help="Run folder, from 'run' or 'train'; without one a network of the package answers. Then records: paths "
+             'without extension, one of their files (.hea, .dat, .edf, …), or folders of records.')],
     out:Annotated[Path, typer.Option(
-        '--out', metavar='DIR', help='Folder for the annotation, the table and the picture.')],
+        '--out', metavar='DIR', help='Folder for the annotations, tables and pictures.')],
     network:Annotated[Optional[str], typer.Option(
         '--network', metavar='NAME', show_default=False,
         help='Without RUN: leipzig, ecg-12 or ecg-2. [default: the one that uses most leads of the record]')]=None,
@@ -335,66 +344,49 @@ def _annotate(
         help='Step from window to window, s. [default: half a window]')]=None,
     smooth:Annotated[bool, typer.Option(
         '--smooth/--no-smooth', help='Let neighbouring windows agree (Viterbi).')]=True,
+    dwell:Annotated[float, typer.Option(
+        callback=_positive, help='How long a rhythm lasts on average, s; a longer one smooths more.')]=10.,
+    threshold:Annotated[Optional[float], typer.Option(
+        min=0, max=1, show_default=False,
+        help="Probability below which no name is given; 0: always one. [default: the run's own]")]=None,
 ):
-    """Name the rhythms of one record.
+    """Name the rhythms of records.
 
-    Writes a WFDB annotation file (.rhy), a table (.csv) and a picture (.png).
+    Writes for each a WFDB annotation file (.rhy), a table (.csv), EDF+ annotations (.rhythms.edf) and a picture (.png),
+    and says how often each name was right in patients whom the network had not seen.
     The networks of the package were trained on simulated hearts and have never seen a patient."""
-    if len(places) > 2:
-        raise typer.BadParameter(f'{len(places)} places: give RECORD, or RUN and RECORD')
-    if len(places) == 2 and network is not None:
-        raise typer.BadParameter('--network: names a network of the package; leave it out, or leave out RUN')
-    from pediatric_ecg.annotate import annotate
-    print(annotate(*places, out, stride=stride, smooth=smooth, network=network))
+    run, records = _run_and_records(places, network)
+    from pediatric_ecg.annotate import annotate_all
+    several, networks = len(records) > 1 or records[0].is_dir(), {}
+    for found in annotate_all(run, records, out, stride, smooth, dwell, network, threshold):
+        print(found.summary() if several else found, flush=True)
+        networks[found.about.folder] = found.about
+    if several:
+        for about in networks.values():
+            print(*about.sentences(), sep='\n')
 
-@app.command('pretrain')
-def _pretrain(
-    name:Annotated[str, typer.Argument(
-        metavar='NAME', help='Network to make: leipzig, ecg-12 or ecg-2.', show_default=False)],
-    out:Out,
-    patients:Annotated[Optional[int], typer.Option(
-        min=8, max=100_000, show_default=False, help="Simulated people. [default: the network's own]")]=None,
-    seconds:Annotated[Optional[float], typer.Option(
-        callback=_positive, show_default=False, help="Length of each of them, s. [default: the network's own]")]=None,
-    epochs:Annotated[Optional[int], typer.Option(
-        min=1, max=MANY_EPOCHS, show_default=False,
-        help="Passes over the drawn windows. [default: the network's own]")]=None,
-    seed:Seed=0,
-    jobs:Jobs=-1,
+@app.command('explain')
+def _explain(
+    run:Annotated[Path, typer.Argument(
+        metavar='RUN', show_default=False, help="Run folder, from 'run' or 'train'.")],
+    record:Annotated[Path, typer.Argument(
+        metavar='RECORD', show_default=False, help='A record: its path without extension, or one of its files.')],
+    out:Annotated[Path, typer.Option(
+        '--out', metavar='DIR', help='Folder for the picture and the words.')],
+    at:Annotated[Optional[float], typer.Option(
+        min=0, show_default=False, help='First second of the window. [default: the one in the middle]')]=None,
+    rhythm:Annotated[Optional[str], typer.Option(
+        metavar='LABEL', show_default=False, help="Why this rhythm. [default: the network's answer]")]=None,
+    against:Annotated[Optional[str], typer.Option(
+        metavar='LABEL', show_default=False, help='And not that one. [default: the best of the others]')]=None,
 ):
-    """Make a network of the package again, from simulated people only.
+    """Explain the answer for one window of a record.
 
-    Simulates, trains, calibrates and tests; writes weights, configuration, model card and checksums.
-    The folder serves as RUN of 'annotate'."""
-    from pediatric_ecg.experiments.pretrain import pretrain
-    folder = pretrain(name, out, patients=patients, seconds=seconds, seed=seed, epochs=epochs, n_jobs=jobs,
-                      progress=_progress())
-    print((folder/'model_card.md').read_text(encoding='utf-8'))
-    print(f"Network: {folder/'model.safetensors'}")
-
-@app.command('experiment', cls=_WithRecipes)
-def _experiment(
-    store:Store,
-    out:Out,
-    recipe:Annotated[str, typer.Option(
-        help='What is varied, see the list of recipes below.')]='paper',
-    jobs:Jobs=-1,
-    quick:Quick=False,
-    epochs:Annotated[Optional[int], typer.Option(
-        min=1, max=MANY_EPOCHS, show_default=False,
-        help="Passes over the drawn windows. [default: the recipe's]")]=None,
-    repeats:Annotated[Optional[int], typer.Option(
-        min=1, max=1000, show_default=False,
-        help="Repetitions of the folds, each with its own seed. [default: the recipe's]")]=None,
-    simulated:Simulated=0,
-):
-    """Run a grid of experiments on a store.
-
-    Losses, networks, splits and seeds; resumes after an interruption and ends in one CSV."""
-    from pediatric_ecg.experiments.grid import experiment
-    print(experiment(
-        store, out, recipe=recipe, n_jobs=jobs, quick=quick, progress=_progress(),
-        epochs=epochs, repeats=repeats, simulated=simulated))
+    Writes a picture (.png), in which the traces are red where they speak for the rhythm and blue where they speak
+    against it, and what it shows in words (.txt)."""
+    from pediatric_ecg.annotate import record_of
+    from pediatric_ecg.explain import explain_record
+    print(explain_record(run, record_of(record), out, at, rhythm, against))
 
 # %% ../nbs/use/02_cli.ipynb #c014-900fbb
 def complaint(

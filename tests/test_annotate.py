@@ -7,14 +7,18 @@ import pandas as pd
 import pytest
 import torch
 import wfdb
+from edfio import read_edf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pediatric_ecg import cli
-from pediatric_ecg.annotate import annotate, smooth_rhythms, to_segments, windows_of
-from pediatric_ecg.core import DataError, wfdb_quiet
+from pediatric_ecg.annotate import (
+    NONE, RESEARCH, annotate, annotate_all, is_record, records_of, refuse, smooth_rhythms, to_segments, window_at,
+    windows_of)
+from pediatric_ecg.core import DataError, digest, wfdb_quiet
 from pediatric_ecg.data import LEIPZIG, read_header, read_signals
 from pediatric_ecg.data.headers import lead_slots, record_paths
+from pediatric_ecg.experiments.run_folder import Manifest, RunFolder
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 from pediatric_ecg.windows import Preprocess
 
@@ -83,7 +87,7 @@ def test_files_hold_what_was_found(run, simdb, tmp_path, smoothed):
     record = record_paths(simdb, LEIPZIG)[1]
     before = {f.name: f.stat().st_mtime_ns for f in simdb.iterdir()}
     found = annotate(run, record, tmp_path / "out", smooth=smoothed)
-    assert sorted(f.suffix for f in (tmp_path / "out").iterdir()) == [".csv", ".png", ".rhy"]
+    assert sorted(f.suffix for f in (tmp_path / "out").iterdir()) == [".csv", ".edf", ".png", ".rhy"]
     with wfdb_quiet():
         back = wfdb.rdann(str(tmp_path / "out" / record.name), "rhy")
     named = found.segments[found.segments.rhythm != ""]
@@ -91,7 +95,14 @@ def test_files_hold_what_was_found(run, simdb, tmp_path, smoothed):
     fs = read_header(record).fs
     assert [x for x, s in zip(back.sample, back.symbol) if s == "+"] == [round(s * fs) for s in named.start_s]
     table = pd.read_csv(tmp_path / "out" / f"{record.name}.csv", keep_default_na=False)
-    assert list(table.columns) == ["start_s", "end_s", "rhythm", "probability", "second_best", "second_probability"]
+    assert list(table.columns) == [
+        "start_s", "end_s", "rhythm", "probability", "second_best", "second_probability",
+        "precision", "precision_low", "precision_high", "network"]
+    assert table.network.str.endswith(RESEARCH).all()
+    assert RESEARCH in back.aux_note[back.symbol.index('"')]
+    viewed = read_edf(tmp_path / "out" / f"{record.name}.rhythms.edf").annotations
+    spans = [(note.onset, note.duration) for note in viewed if note.duration is not None]
+    np.testing.assert_allclose(spans, np.stack([named.start_s, named.end_s - named.start_s], 1), atol=1e-4)
     assert table.rhythm.tolist() == found.segments.rhythm.tolist()
     assert any("simulated" in n for n in found.notes)
     assert {f.name: f.stat().st_mtime_ns for f in simdb.iterdir()} == before, "the database is only read"
@@ -204,7 +215,7 @@ def test_names_of_all_kinds(run, simdb, tmp_path, name):
         found = annotate(run, path.parent / f"{name}{ending}", tmp_path / "out, ö")
         assert found.path == tmp_path / "out, ö" / f"{name}.rhy"
     written = sorted(file.name for file in found.path.parent.iterdir())
-    assert written == [f"{name}{end}" for end in (".csv", ".png", ".rhy")]
+    assert written == [f"{name}{end}" for end in (".csv", ".png", ".rhy", ".rhythms.edf")]
     assert all(str(file).startswith(str(found.path.with_suffix(""))) for file in found.path.parent.iterdir())
 
 
@@ -226,3 +237,173 @@ def test_a_gap_is_unusable_time(run, simdb, tmp_path):
     found = annotate(run, tmp_path / "a/m", tmp_path / "out").segments
     dead = found[found.rhythm == ""]
     assert len(dead) == 1 and abs(dead.start_s.iloc[0] - 15) <= 1.5 and abs(dead.end_s.iloc[0] - 25) <= 1.5
+
+
+def with_answers(run, folder, sure=0.9, right=1.0, **manifest):
+    "A run with random weights and with answers about unseen patients, of which a share was right at one probability."
+    shutil.copytree(run, folder)
+    rng = np.random.default_rng(0)
+    truth = np.repeat(CLASSES, 40)
+    is_right = rng.random(len(truth)) < right
+    prediction = np.where(is_right, truth, np.where(truth == CLASSES[0], CLASSES[1], CLASSES[0]))
+    answers = pd.DataFrame({
+        "split": "patient", "repeat": 0, "fold": "f", "window": np.arange(len(truth)), "record": "r9",
+        "subject": [f"s{number % 5}" for number in range(len(truth))], "start": 0, "end": 1, "truth": truth,
+        "prediction": prediction})
+    rest = (1 - sure) / (len(CLASSES) - 1)
+    for label in CLASSES:
+        answers[f"p_{label}"] = np.where(prediction == label, sure, rest)
+    figures = {"precision": 0.25, "recall": 0.5, "f1": 0.4, "f2": 0.4, "windows": 40, "patients": 5,
+               "ci95": {"precision": [0.1, 0.6]}}
+    scored = {"top1": 0.7, **{f"macro_{name}": 0.5 for name in ("precision", "recall", "f1", "f2")},
+              "per_class": {label: figures for label in CLASSES}}
+    cohort = [{"label": label, "windows": 40, "patients": 5} for label in [*CLASSES, "VFL"]]
+    content = {"cohort": cohort, **manifest}
+    RunFolder(folder).write(
+        metrics={"patient": scored, "random": scored | {"top1": 0.97}}, predictions=answers,
+        manifest=Manifest.from_dict(content))
+    return folder
+
+
+def test_what_a_network_is_stands_in_every_file(run, simdb, tmp_path):
+    "How often a name was right, a quick run, simulated hearts, another version, and what it can never answer."
+    record = record_paths(simdb, LEIPZIG)[0]
+    known = with_answers(run, tmp_path / "known", quick=True, simulated=True, versions={"pediatric_ecg": "0.0.1"})
+    found = annotate(known, record, tmp_path / "out")
+    named = found.segments[~found.segments.rhythm.isin(["", NONE])]
+    assert (named.precision == 0.25).all() and (named.precision_high == 0.6).all()
+    text = str(found)
+    for words in ("a quick run", "simulated hearts only", "version 0.0.1", "can never answer: VFL", "25 % (10–60)"):
+        assert words in text, words
+    table = pd.read_csv(found.path.with_suffix(".csv"), keep_default_na=False)
+    comments = read_edf(tmp_path / "out" / f"{record.name}.rhythms.edf").annotations
+    with wfdb_quiet():
+        back = wfdb.rdann(str(tmp_path / "out" / record.name), "rhy")
+    for words in ("a quick run", "simulated hearts only", RESEARCH):
+        assert words in table.network[0]
+        assert any(words in note.text for note in comments)
+        assert any(words in aux for aux in back.aux_note)
+
+
+@pytest.mark.parametrize("right, refuses", [(0.95, False), (0.2, True)])
+def test_no_name_is_given_where_answers_are_mostly_wrong(run, simdb, tmp_path, right, refuses):
+    "Random weights are never sure: whether they are asked at all depends on the answers on file."
+    record = record_paths(simdb, LEIPZIG)[0]
+    known = with_answers(run, tmp_path / "known", right=right)
+    found = annotate(known, record, tmp_path / "out")
+    assert (found.segments.rhythm == NONE).all() == refuses
+    if refuses:
+        assert found.segments.probability.isna().all() and found.segments.second_best.isin(CLASSES).all()
+        assert NONE in str(found) and "cross-validated answers about 5 patients" in str(found)
+    always = annotate(known, record, tmp_path / "always", threshold=0.0).segments
+    pd.testing.assert_frame_equal(
+        always.iloc[:, :6], annotate(run, record, tmp_path / "bare").segments.iloc[:, :6])
+    for threshold in (-0.1, 1.1, float("nan")):
+        with pytest.raises(DataError, match="--threshold"):
+            annotate(known, record, tmp_path / "out", threshold=threshold)
+
+
+def test_a_learnt_record_is_known_again(run, simdb, tmp_path):
+    "By the checksum of its signals, also under another name; a stranger of the same name by its name."
+    record = record_paths(simdb, LEIPZIG)[0]
+    known = with_answers(run, tmp_path / "known")
+    manifest = json.loads((known / "manifest.json").read_text())
+    assert "was in the training" not in str(annotate(known, record, tmp_path / "out"))
+    answers = pd.read_csv(known / "predictions.csv")
+    answers.assign(record=record.name).to_csv(known / "predictions.csv", index=False)
+    assert f"a record called {record.name} was in the training" in str(annotate(known, record, tmp_path / "out"))
+    files = {file.name: digest(file) for file in simdb.glob(f"{record.name}.*")}
+    (known / "store").mkdir()
+    store = {"format": 1, "parameters": {}, "records": [{"record": record.name, "sources": files}]}
+    (known / "store" / "manifest.json").write_text(json.dumps(store))
+    for file in simdb.glob(f"{record.name}.*"):
+        content = file.read_bytes()
+        if file.suffix == ".hea":
+            content = content.replace(record.name.encode(), b"copied")
+        (tmp_path / f"copied{file.suffix}").write_bytes(content)
+    for path in (record, tmp_path / "copied"):
+        found = annotate(known, path, tmp_path / "out")
+        assert f"in the training, as {record.name}" in str(found) and "97%" in str(found) and "70%" in str(found)
+    assert manifest == json.loads((known / "manifest.json").read_text())
+
+
+def test_a_reference_beside_the_record_is_compared(run, simdb, tmp_path):
+    record = record_paths(simdb, LEIPZIG)[0]
+    text = str(annotate(run, record, tmp_path / "out"))
+    assert "named as in the reference beside the record" in text
+    (tmp_path / "db").mkdir()
+    for file in simdb.glob(f"{record.name}.*"):
+        shutil.copy(file, tmp_path / "db")
+    (tmp_path / "db" / f"{record.name}.atr").write_bytes(b"no annotation")
+    copied = tmp_path / "db" / record.name
+    assert "reference annotation .atr is not shown" in str(annotate(run, copied, tmp_path / "out"))
+    (tmp_path / "db" / f"{record.name}.atr").unlink()
+    assert not any("reference" in note for note in annotate(run, copied, tmp_path / "out").notes)
+
+
+def test_several_records_and_folders(run, simdb, tmp_path, capfd):
+    "Each record as if it were alone; all are checked before the first is read."
+    paths = record_paths(simdb, LEIPZIG)[:2]
+    folder = tmp_path / "db"
+    folder.mkdir()
+    for path in paths:
+        for file in simdb.glob(f"{path.name}.*"):
+            shutil.copy(file, folder)
+    alone = [annotate(run, path, tmp_path / "alone").segments for path in paths]
+    for places in ([folder], [folder / f"{paths[0].name}.hea", folder / f"{paths[1].name}.dat"]):
+        for expected, found in zip(alone, annotate_all(run, places, tmp_path / "out"), strict=True):
+            pd.testing.assert_frame_equal(expected, found.segments)
+    assert cli.main(["annotate", str(run), str(folder), "--out", str(tmp_path / "cli"), "--dwell", "3"]) == 0
+    out, _ = capfd.readouterr()
+    assert out.count("times real time") == 2 and out.count("and nothing else") == 1
+    assert len(list((tmp_path / "cli").glob("*.rhythms.edf"))) == 2
+    short = write(tmp_path / "short", np.random.default_rng(0).normal(size=(500, 2)), ["I", "II"])
+    assert cli.main(["annotate", str(run), str(folder), str(short), "--out", str(tmp_path / "none")]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1 and "shorter than one window" in err and not (tmp_path / "none").exists()
+    twin = write(tmp_path / "twin", np.zeros((5000, 2)), ["I", "II"], name=paths[0].name)
+    with pytest.raises(DataError, match="the same name"):
+        records_of([folder, twin])
+    assert is_record(folder) and is_record(paths[0]) and not is_record(run) and not is_record(tmp_path / "none")
+
+
+def test_none_of_these_needs_a_stretch():
+    "One unsure window keeps its neighbours' name; a segment that is unsure throughout gets none."
+    p = np.tile([0.94, 0.04, 0.02], (60, 1))
+    p[10] = 1 / 3
+    p[20:50] = [0.1, 0.55, 0.35]
+    path, _ = smooth_rhythms(p, 1.0, 2.0)
+    path[55:] = -1
+    found = refuse(path, p, 0.7)
+    assert (found[:20] == 0).all() and (found[20:50] == 3).all() and (found[55:] == -1).all()
+    assert (refuse(path, p, 0.0) == path).all() and (refuse(path, p, 1.0)[:55] == 3).all()
+
+
+@pytest.mark.parametrize("block", [7.0, 11.0, 1000.0])
+def test_windows_do_not_depend_on_the_block(simdb, block):
+    record = record_paths(simdb, LEIPZIG)[0]
+    whole = list(windows_of(record, LEIPZIG, PRE, 2.0, 1.0))
+    pieces = list(windows_of(record, LEIPZIG, PRE, 2.0, 1.0, block_seconds=block))
+    for name in LEIPZIG.modalities:
+        one, other = (np.concatenate([signals[name] for signals, _ in blocks]) for blocks in (whole, pieces))
+        np.testing.assert_allclose(one, other, atol=1e-6)
+        signals, present = window_at(record, LEIPZIG, PRE, 2.0, 3.0)
+        np.testing.assert_allclose(signals[name], one[3], atol=1e-6)
+
+
+def test_a_slow_recording_is_said(run, tmp_path):
+    "Another rate is resampled; what it cannot hold is a note."
+    rng = np.random.default_rng(0)
+    slow = write(tmp_path / "a", rng.normal(size=(3000, 2)), ["I", "II"], fs=60)
+    assert "recorded at 60 Hz: it holds nothing above 30 Hz" in str(annotate(run, slow, tmp_path / "out"))
+
+
+def test_a_changed_model_file_is_one_line(run, simdb, tmp_path):
+    changed = tmp_path / "changed"
+    shutil.copytree(run, changed)
+    weights = bytearray((changed / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (changed / "model.safetensors").write_bytes(bytes(weights))
+    with pytest.raises(DataError, match="its checksum is not the one in config.json"):
+        annotate(changed, record_paths(simdb, LEIPZIG)[0], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,10 +1,17 @@
 """Explanations: complete, silent about what is absent, and about the network rather than the input."""
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from pediatric_ecg.explain import after_scale, draw, draw_cross, explain, randomised, share_correlation
+from pediatric_ecg import cli
+from pediatric_ecg.data import LEIPZIG
+from pediatric_ecg.data.headers import record_paths
+from pediatric_ecg.explain import (
+    after_scale, decisive, deletion, draw, draw_cross, explain, explain_record, randomised, share_correlation, words)
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
+from pediatric_ecg.windows import Preprocess
 
 LEADS = {"ecg": ["I", "II", "V1"], "iegm": ["CS12", "CS90"]}
 
@@ -83,3 +90,81 @@ def test_pictures(window):
 def test_unknown_classes(window, target, against):
     with pytest.raises(ValueError, match="two different"):
         explain(network(), window, target=target, against=against)
+
+
+def test_words_follow_the_numbers(window):
+    "Both sides of the question, the leads in the order of their shares, nothing of absent leads."
+    present = {"ecg": [True, True, False]}
+    e = explain(network(), window, present=present, target=0, against=1)
+    back = explain(network(), window, present=present, target=1, against=0)
+    classes = ["N", "AVRT", "AVNRT"]
+    one, other = (words(side, 250, LEADS, classes, {"N": "sinus rhythm"}) for side in (e, back))
+    preferred = "sinus rhythm" if e.contrast > 0 else "AVRT"
+    assert f"leans to {preferred}" in one[0] and f"leans to {preferred}" in other[0]
+    assert f"{e.contrast:+.1f}" in one[0]
+    assert any("does not give" in line for line in (one if e.contrast <= 0 else other))
+    by_lead = dict(zip([*LEADS["ecg"], *LEADS["iegm"]], np.concatenate([*e.by_lead().values()])))
+    assert "V1" not in " ".join(one)
+    del by_lead["V1"]
+    best = max(by_lead, key=by_lead.get)
+    assert any(line.startswith(f"Most for sinus rhythm speak: {best} {by_lead[best]:+.1f}") for line in one)
+    share = sum(abs(by_lead[lead]) for lead in LEADS["iegm"]) / sum(map(abs, by_lead.values()))
+    assert any(f"{100 * share:.0f} % lie on catheters" in line for line in one)
+    centre, within = decisive(e, 250)
+    assert 0 < centre < 1 and 0 < within <= 1
+
+
+def test_deletion_takes_away_what_is_red(window):
+    net = network()
+    e = explain(net, window, target=0, against=1)
+    red, chance = deletion(net, e)
+    assert red < e.contrast and red < chance
+    against, _ = deletion(net, explain(net, window, target=1, against=0))
+    assert against < -e.contrast
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "A run folder with random weights."
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("run")
+    leads = {modality: list(names) for modality, names in LEIPZIG.modalities.items()}
+    model = RhythmNet(RhythmNetConfig(modalities=leads, n_classes=3, seconds=2.0, widths=(16, 32), heads=2, depth=1))
+    database = json.loads(LEIPZIG.to_json())
+    model.save(folder, {"classes": ["N", "AVRT", "AVNRT"], "seconds": 2.0, "preprocess": Preprocess().to_dict(),
+                        "database": database})
+    return folder
+
+
+def test_a_record_is_explained_from_the_command_line(run, simdb, tmp_path, capfd):
+    record = record_paths(simdb, LEIPZIG)[0]
+    arguments = ["explain", str(run), f"{record}.hea", "--at", "3", "--out", str(tmp_path / "why")]
+    assert cli.main([*arguments, "--rhythm", "AVRT", "--against", "AVNRT"]) == 0
+    out, err = capfd.readouterr()
+    picture, text = (tmp_path / "why" / f"{record.name}.3s.{ending}" for ending in ("png", "txt"))
+    assert err == "" and picture.read_bytes().startswith(b"\x89PNG")
+    said = text.read_text()
+    for words_ in ("3 s to 5 s", "for research only", "The answer is", "random weights", "without a tenth by chance",
+                   "Asked for"):
+        assert words_ in said and words_ in out
+    again = explain_record(run, record, tmp_path / "again", 3.0, "AVRT", "AVNRT")
+    assert again.path.read_bytes() == picture.read_bytes() and "\n".join(again.lines) in said
+
+
+def test_bad_input_is_one_line(run, simdb, tmp_path, capfd):
+    record = record_paths(simdb, LEIPZIG)[0]
+    cases = [
+        ([run, record, "--at", "1e6"], "begins between 0 and"),
+        ([run, record, "--at", "nan"], "--at"),
+        ([run, record, "--at", "-1"], "--at"),
+        ([run, record, "--rhythm", "VFL"], "--rhythm VFL: this network knows N, AVRT, AVNRT"),
+        ([run, record, "--against", "VFL"], "--against VFL"),
+        ([run, record, "--rhythm", "N", "--against", "N"], "two different"),
+        ([run, tmp_path / "none"], "none.hea"),
+        ([tmp_path, record], "config.json"),
+    ]
+    for arguments, expected in cases:
+        code = cli.main(["explain", *map(str, arguments), "--out", str(tmp_path / "out")])
+        out, err = capfd.readouterr()
+        assert (code, out, err.count("\n")) == (2, "", 1) and expected in err, (arguments, err)
+    assert not (tmp_path / "out").exists()

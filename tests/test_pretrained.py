@@ -113,7 +113,7 @@ def test_bad_input_is_one_line(shipped, tmp_path, capfd):
         (["annotate", known, "--network", "ecg-3"], "no network 'ecg-3' comes with this package"),
         (["annotate", unknown], "none of its leads (ABP PLETH)"),
         (["annotate", shipped / "ecg-2", known, "--network", "ecg-2"], "leave out RUN"),
-        (["annotate", "a", "b", "c"], "3 places"),
+        (["annotate", "a", "b", "c"], "config.json"),
         (["annotate", tmp_path / "db" / "none"], "none.hea"),
         (["pretrain", "ecg-3"], "no recipe for a network 'ecg-3'"),
         (["pretrain", "ecg-2", "--patients", "3"], "--patients"),

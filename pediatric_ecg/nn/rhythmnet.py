@@ -7,6 +7,7 @@ __all__ = ['HEADS', 'CHECKSUMS', 'CosineLinear', 'RhythmNetConfig', 'RhythmNetOu
            'pretrained_folder', 'RhythmNet']
 
 # %% ../../nbs/nn/04_rhythmnet.ipynb #c003-49e63f
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -427,10 +428,11 @@ class RhythmNet(nn.Module):
                                     "it is the network's own configuration")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({'model': self.config.to_dict()} | extra, indent=1)
+        weights = save({name: tensor.contiguous() for name, tensor in self.state_dict().items()})
+        checksum = {'weights_sha256': hashlib.sha256(weights).hexdigest()}
+        text = json.dumps({'model': self.config.to_dict()} | extra | checksum, indent=1)
         with replacing(folder/'model.safetensors') as aside:
-            state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-            aside.write_bytes(save(state)) # by the mode that files of this user have
+            aside.write_bytes(weights) # by the mode that files of this user have
         with replacing(folder/'config.json') as aside:
             aside.write_text(text, encoding='utf-8')
 
@@ -448,8 +450,9 @@ class RhythmNet(nn.Module):
             if not file.exists():
                 raise DataError(f'{file} is missing: {hint}')
             file_size(file, hint)
+        content = read_json(config, dict, hint)
         try:
-            settings = typed(dict, read_json(config, dict, hint).get('model'), 'model', hint)
+            settings = typed(dict, content.get('model'), 'model', hint)
             model = cls(RhythmNetConfig.from_dict(settings))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = ' '.join(str(error).removesuffix(f'; {hint}').split())[:300]
@@ -460,6 +463,10 @@ class RhythmNet(nn.Module):
             reason = ' '.join(str(error).split())[:150]
             raise DataError(f'{weights} does not fit {config} ({reason}): '
                             'copy both files from the same run') from None
+        checksum = content.get('weights_sha256') # earlier runs have none
+        if checksum is not None and digest(weights) != checksum:
+            raise DataError(f'{weights}: its checksum is not the one in {config.name}, '
+                            'so it was changed or is damaged: copy both files from the same run')
         return model.eval()
 
     @classmethod
