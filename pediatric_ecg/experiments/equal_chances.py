@@ -115,7 +115,7 @@ PROTOCOL = Protocol(folds=3, repeats=1, min_patients=3)
 def equal_chances(
     store, # WindowStore or its folder
     out, # Folder of the study; an unfinished one is continued
-    methods:tuple=tuple(METHODS), # Which of METHODS
+    methods:tuple|None=None, # Names in METHODS; None: all of them
     protocol:Protocol=PROTOCOL, # Of the folds; patient-wise ones are used
     num_folds:int|None=None, # Only so many of them, the first ones; None: all
     n_jobs:int=-1, # Jobs at once; -1: one per core
@@ -126,6 +126,7 @@ def equal_chances(
 
     Beside `trials.csv` stands `predictions.csv`: one row per test window, one column per method and number of epochs.
     Raises DataError for an unknown method."""
+    methods = tuple(METHODS) if methods is None else methods
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise DataError(f'no method {", ".join(unknown)}; there are {", ".join(METHODS)}')
