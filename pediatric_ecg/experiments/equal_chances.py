@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from ..core import DataError
 from .cells import run_fold
-from .grid import LOCK, folder_name
+from .grid import LOCK, folder_name, load_predictions
 from .recipes import STUDY, configure
 from .run import make_folds, scored_labels
-from .run_folder import Protocol, read_history, read_predictions, write_csv
+from .run_folder import Protocol, read_history, write_csv
 from ..surroundings import import_matplotlib, locked, undisturbed
 from ..train.config import TrainConfig
 from ..windows.store import WindowStore
@@ -84,7 +84,8 @@ def tuned_fold(
     rows = []
     for trial in method.trials():
         folder = out/'trials'/folder_name({'method': name})/folder_name(trial)
-        run_fold(store, fold, labels, *_configured(config, trial, trial_epochs, seed), folder)
+        of_trial, _ = configure(config, {**trial, 'epochs': trial_epochs})
+        run_fold(store, fold, labels, of_trial, seed, folder)
         score = best_on_validation(folder, fold)
         rows.append({'method': name, 'fold': fold.name, 'setting': folder_name(trial), 'valid_macro_f1': score})
     # ties go to the first
@@ -92,21 +93,17 @@ def tuned_fold(
     for number, row in enumerate(rows):
         row['chosen'] = number == best
     for budget in epochs:
-        folder = chosen_folder(out, name, budget)
-        run_fold(store, fold, labels, *_configured(config, method.trials()[best], budget, seed), folder)
+        setting = {'epochs': budget}
+        of_budget, _ = configure(config, method.trials()[best] | setting)
+        run_fold(store, fold, labels, of_budget, seed, chosen_folder(out, name)/folder_name(setting))
     return rows
 
 def chosen_folder(
     out, # Folder of the study
     name:str, # A key of METHODS
-    epochs:int, # Of the training
-)->Path:
+)->Path: # A folder per number of epochs lies in it
     "Where the predictions of a method with its chosen settings are."
-    return Path(out)/'chosen'/folder_name({'method': name})/f'epochs={epochs}'
-
-def _configured(config, setting, epochs, seed):
-    "Configuration and seed of a cell."
-    return configure(config, {**setting, 'epochs': epochs})[0], seed
+    return Path(out)/'chosen'/folder_name({'method': name})
 
 # %% ../../nbs/experiments/11_equal_chances.ipynb #eq-all
 PROTOCOL = Protocol(folds=3, repeats=1, min_patients=3)
@@ -115,9 +112,8 @@ PROTOCOL = Protocol(folds=3, repeats=1, min_patients=3)
 def equal_chances(
     store, # WindowStore or its folder
     out, # Folder of the study; an unfinished one is continued
-    methods:tuple=tuple(METHODS), # Which of METHODS
+    methods:tuple|None=None, # Names in METHODS; None: all of them
     protocol:Protocol=PROTOCOL, # Of the folds; patient-wise ones are used
-    num_folds:int|None=None, # Only so many of them, the first ones; None: all
     n_jobs:int=-1, # Jobs at once; -1: one per core
     progress:bool=True, # Show a bar
     **options, # Of tuned_fold
@@ -126,13 +122,14 @@ def equal_chances(
 
     Beside `trials.csv` stands `predictions.csv`: one row per test window, one column per method and number of epochs.
     Raises DataError for an unknown method."""
+    methods = tuple(METHODS) if methods is None else methods
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise DataError(f'no method {", ".join(unknown)}; there are {", ".join(METHODS)}')
     out = Path(out)
     windows = WindowStore(store) if isinstance(store, (str, Path)) else store
     labels = scored_labels(windows, protocol)
-    folds = [fold for fold in make_folds(windows.table, labels, protocol) if fold.split == 'patient'][:num_folds]
+    folds = [fold for fold in make_folds(windows.table, labels, protocol) if fold.split == 'patient']
     out.mkdir(parents=True, exist_ok=True)
     with locked(out/LOCK, out):
         jobs = []
@@ -154,14 +151,9 @@ def side_by_side(
     key = ['repeat', 'fold', 'window', 'record', 'subject', 'truth']
     columns = []
     for name in methods:
-        folders = sorted(chosen_folder(out, name, 0).parent.glob('epochs=*'), key=_epochs_of)
-        for folder in folders:
-            files = [file for file in sorted(folder.glob('*.csv')) if not file.name.endswith('.history.csv')]
-            if files:
-                answers = pd.concat([read_predictions(file) for file in files], ignore_index=True)
-                columns.append(answers.set_index(key).prediction.rename(f'{name}, {_epochs_of(folder)} epochs'))
+        folder = chosen_folder(out, name)
+        for epochs in sorted(int(place.name.partition('=')[2]) for place in folder.glob('epochs=*')):
+            answers = load_predictions(folder, {'epochs': epochs})
+            if len(answers):
+                columns.append(answers.set_index(key).prediction.rename(f'{name}, {epochs} epochs'))
     return pd.concat(columns, axis=1).reset_index()
-
-def _epochs_of(folder):
-    "The number in the name of a folder."
-    return int(folder.name.partition('=')[2])
