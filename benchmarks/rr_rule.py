@@ -9,8 +9,8 @@ MIT-BIH Arrhythmia Database a sensitivity of 97.83 %, a specificity of 87.41 % a
 47.67 %, by beats; what the rule gives here is printed beside. No package that is kept up holds such a detector, so the
 rule is written down here.
 
-It is given the beats that cardiologists marked, which is the best case for it. Writes nbs/results/annotate/reference.csv
-and rr_rule.csv.
+It is given the beats that cardiologists marked, which is the best case for it. Writes reference.csv
+and rr_rule.csv into nbs/results/annotate/.
 """
 
 import sys

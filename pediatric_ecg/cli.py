@@ -388,6 +388,55 @@ def _explain(
     from pediatric_ecg.explain import explain_record
     print(explain_record(run, record_of(record), out, at, rhythm, against))
 
+@app.command('pretrain')
+def _pretrain(
+    name:Annotated[str, typer.Argument(
+        metavar='NAME', help='Network to make: leipzig, ecg-12 or ecg-2.', show_default=False)],
+    out:Out,
+    patients:Annotated[Optional[int], typer.Option(
+        min=8, max=100_000, show_default=False, help="Simulated people. [default: the network's own]")]=None,
+    seconds:Annotated[Optional[float], typer.Option(
+        callback=_positive, show_default=False, help="Length of each of them, s. [default: the network's own]")]=None,
+    epochs:Annotated[Optional[int], typer.Option(
+        min=1, max=MANY_EPOCHS, show_default=False,
+        help="Passes over the drawn windows. [default: the network's own]")]=None,
+    seed:Seed=0,
+    jobs:Jobs=-1,
+):
+    """Make a network of the package again, from simulated people only.
+
+    Simulates, trains, calibrates and tests; writes weights, configuration, model card and checksums.
+    The folder serves as RUN of 'annotate'."""
+    from pediatric_ecg.experiments.pretrain import pretrain
+    folder = pretrain(name, out, patients=patients, seconds=seconds, seed=seed, epochs=epochs, n_jobs=jobs,
+                      progress=_progress())
+    print((folder/'model_card.md').read_text(encoding='utf-8'))
+    print(f"Network: {folder/'model.safetensors'}")
+
+@app.command('experiment', cls=_WithRecipes)
+def _experiment(
+    store:Store,
+    out:Out,
+    recipe:Annotated[str, typer.Option(
+        help='What is varied, see the list of recipes below.')]='paper',
+    jobs:Jobs=-1,
+    quick:Quick=False,
+    epochs:Annotated[Optional[int], typer.Option(
+        min=1, max=MANY_EPOCHS, show_default=False,
+        help="Passes over the drawn windows. [default: the recipe's]")]=None,
+    repeats:Annotated[Optional[int], typer.Option(
+        min=1, max=1000, show_default=False,
+        help="Repetitions of the folds, each with its own seed. [default: the recipe's]")]=None,
+    simulated:Simulated=0,
+):
+    """Run a grid of experiments on a store.
+
+    Losses, networks, splits and seeds; resumes after an interruption and ends in one CSV."""
+    from pediatric_ecg.experiments.grid import experiment
+    print(experiment(
+        store, out, recipe=recipe, n_jobs=jobs, quick=quick, progress=_progress(),
+        epochs=epochs, repeats=repeats, simulated=simulated))
+
 # %% ../nbs/use/02_cli.ipynb #c014-900fbb
 def complaint(
     error:BaseException, # What came up

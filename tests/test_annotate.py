@@ -18,7 +18,8 @@ from pediatric_ecg.annotate import (
 from pediatric_ecg.core import DataError, digest, wfdb_quiet
 from pediatric_ecg.data import LEIPZIG, read_header, read_signals
 from pediatric_ecg.data.headers import lead_slots, record_paths
-from pediatric_ecg.experiments.run_folder import Manifest, RunFolder
+from pediatric_ecg.experiments import RunFolder
+from pediatric_ecg.experiments.run_folder import Manifest
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 from pediatric_ecg.windows import Preprocess
 
