@@ -243,8 +243,9 @@ class RhythmClassifier(ClassifierMixin, BaseEstimator):
         parameters = self.get_params(deep=False)
         if not isinstance(parameters['random_state'], int):
             parameters['random_state'] = None
+        one_lead = sum(self.network_.config.leads.values()) == 1
         fitted = {'labels': self.classes_.tolist(), 'dtype': str(self.classes_.dtype), 'length': self.length_,
-                  'two_dimensions': self.n_features_in_ == self.length_ and sum(self.network_.config.leads.values()) == 1,
+                  'two_dimensions': one_lead and self.n_features_in_ == self.length_,
                   'temperature': self.temperature_}
         with replacing(folder) as aside:
             self.network_.save(aside, {'classifier': parameters, 'fitted': fitted})

@@ -253,7 +253,7 @@ def test_prepare_names_the_store(call, records, tmp_path):
 def raising(error):
     "Stands in for build_report."
 
-    def build(_):
+    def build(*_):
         raise error
 
     return build

@@ -165,7 +165,8 @@ def test_each_patient_is_judged_by_the_others():
     random_state = np.random.default_rng(5)
     p = random_state.dirichlet([4, 1, 1], 240)
     table = pd.DataFrame(p, columns=["p_N", "p_AF", "p_VT"])
-    table = table.assign(subject=np.repeat([f"s{k}" for k in range(12)], 20), truth=random_state.choice(["N", "AF"], 240))
+    table = table.assign(subject=np.repeat([f"s{k}" for k in range(12)], 20))
+    table = table.assign(truth=random_state.choice(["N", "AF"], 240))
     sets = sets_of_others(table, ["N", "AF", "VT"])
     own = table.subject == "s3"
     expected = RhythmSets.fit(table[~own], ["N", "AF", "VT"]).of(table[own])

@@ -79,7 +79,7 @@ def coverage_by_patient(
     predictions:pd.DataFrame, # subject, truth
     sets:pd.DataFrame,        # of the same rows, as `RhythmSets.of` gives them
 )->pd.DataFrame: # a row per patient: windows, coverage, size, single, empty
-    "For each patient, the shares of windows with the truth in the set, with one name, and with none; and the mean size."
+    "For each patient the shares of windows with the truth in the set, with one name, and with none; and the size."
     held = sets.to_numpy()
     target = pd.Index(sets.columns).get_indexer(predictions['truth'].astype(str))
     if (target < 0).any():

@@ -89,7 +89,7 @@ def mean_cost(
     predictions:pd.DataFrame, # subject, truth, prediction
     costs:pd.DataFrame,       # rows truth, columns answer
 )->dict: # cost, ci95, score, constant (the cheapest one), cost_of_constant, n_patients
-    """Mean cost of a window with its 95 % interval over patients, and the score: 1 for no cost, 0 for the best constant.
+    """Mean cost of a window, its 95 % interval over patients, and the score: 1 for no cost, 0 for the best constant.
 
     Raises DataError for a rhythm without a cost."""
     costs = check_costs(costs)
