@@ -7,15 +7,17 @@ __all__ = ['export_onnx']
 
 # %% ../nbs/use/04_onnx.ipynb #onnx-imports
 import json
+import logging
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import nn
+
 from .core import DataError, MissingPackageError, check_keys, read_json, replacing
 from .nn.rhythmnet import RhythmNet
 from .surroundings import undisturbed
-from torch import nn
 
 # %% ../nbs/use/04_onnx.ipynb #onnx-code
 class _Flat(nn.Module):
@@ -32,6 +34,18 @@ class _Flat(nn.Module):
         return (out.logits/self.temperature).softmax(-1), out.embedding
 
 _OF_CONFIG = {'classes': list[str], 'temperature': float, 'preprocess': dict, 'pool': dict, 'fitted': dict}
+
+@contextmanager
+def _quiet():
+    "The exporter warns and logs about itself, which helps nobody who exports."
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
 
 @undisturbed()
 def export_onnx(
@@ -59,8 +73,7 @@ def export_onnx(
     masks = [torch.ones(2, leads, dtype=torch.bool) for leads in config.leads.values()]
     windows = torch.export.Dim('windows', min=1, max=1 << 20)
     names = list(config.modalities)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # of the exporter, about itself
+    with _quiet():
         program = torch.onnx.export(
             flat, (*signals, *masks), dynamo=True, verbose=False, external_data=False,
             input_names=[*names, *(f'{name}_present' for name in names)], output_names=['probability', 'embedding'],
