@@ -1,4 +1,5 @@
 """The command line: help at once, results on stdout, a user's mistake in one line with code 2."""
+import importlib
 import json
 import shutil
 import subprocess
@@ -365,21 +366,21 @@ def test_a_failed_call_does_not_block_the_corrected_one(call, records, tmp_path,
     line = ["run", records, "--out", tmp_path / "run", "--quick", "--jobs", 1]
     assert_mistake(call(*line, *wrong))
     assert [path.name for path in tmp_path.iterdir()] == ["records"]
-    monkeypatch.setattr("pediatric_ecg.experiments.run._train_into", raising(KeyboardInterrupt()))
+    work = importlib.import_module("pediatric_ecg.experiments.run")
+    monkeypatch.setattr(work, "_train_into", raising(KeyboardInterrupt()))
     assert call(*line)[0] == 130
 
 
 INTERRUPTED = """
-import os, signal, sys, threading, time
+import importlib, os, signal, sys, threading, time
 from pediatric_ecg import cli
-import pediatric_ecg.experiments.run as run
 ready = sys.argv[1]
 
 def slow(*arguments, **options):
     open(ready, "w").close()
     time.sleep(60)
 
-run.run_fold = slow
+importlib.import_module("pediatric_ecg.experiments.run").run_fold = slow
 
 def interrupt():
     while not os.path.exists(ready):
@@ -395,7 +396,7 @@ def test_ctrl_c_among_the_folds_is_one_line_and_nothing_after_it(simstore, tmp_p
     "The processes of the folds are ended: no warning of semaphores or folders that were left."
     line = ["train", str(simstore.path), "--out", str(tmp_path / "run"), "--quick", "--jobs", "2"]
     done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(tmp_path / "ready"), *line], capture_output=True,
-                          text=True, timeout=300)
+                          text=True, timeout=600)
     *progress, last = done.stderr.splitlines()
     assert done.returncode == 130 and last == "pediatric-ecg: interrupted; the same command goes on where it can"
     assert all(line.startswith("epochs of ") for line in progress), done.stderr

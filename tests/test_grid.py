@@ -180,7 +180,7 @@ def wait_for(condition):
 
 def test_the_bar_of_a_grid_counts_the_epochs_on_disk(tmp_path, monkeypatch):
     "What is there before the bar begins counts for the state, and not for the time left."
-    monkeypatch.setattr("pediatric_ecg.surroundings.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("pediatric_ecg.surroundings.SECONDS_BETWEEN_LINES", 1e-9)
     monkeypatch.setattr("pediatric_ecg.experiments.cells._LOOK", 0.02)
     cells, log = {tmp_path / "a.csv": 4, tmp_path / "b.csv": 4, tmp_path / "done.csv": 2}, io.StringIO()
     (tmp_path / "done.csv").write_text("")

@@ -224,7 +224,7 @@ def test_the_plot_marks_the_chosen_epoch(simstore, fold, labels):
 
 
 def test_progress_in_a_log_is_a_plain_line_with_loss_score_and_speed(simstore, fold, labels, capsys, monkeypatch):
-    monkeypatch.setattr("pediatric_ecg.surroundings.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("pediatric_ecg.surroundings.SECONDS_BETWEEN_LINES", 1e-9)
     fit(simstore, fold, labels, CONFIG, progress=True)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == CONFIG.epochs and "\r" not in "".join(lines)
