@@ -116,11 +116,9 @@ class RhythmClassifier(ClassifierMixin, BaseEstimator):
         self.random_state, self.verbose = random_state, verbose
 
     def __sklearn_tags__(self):
-        "What scikit-learn should know: three dimensions are welcome, and NaN is an absent lead."
+        "What scikit-learn should know: three dimensions are welcome. NaN is not, but for a lead that is absent."
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        tags.input_tags.allow_nan = True
-        tags.non_deterministic = False
         return tags
 
     def _signals(self, X, reset):
@@ -129,8 +127,9 @@ class RhythmClassifier(ClassifierMixin, BaseEstimator):
         if X.ndim > 3:
             raise PediatricECGError(f'windows have shape {X.shape}; give (windows, leads, time)')
         signals = X[:, None] if X.ndim == 2 else X
-        if not signals.shape[2]:
-            raise PediatricECGError('windows have no sample; give (windows, leads, time)')
+        if signals.shape[2] < 2:
+            raise PediatricECGError(f'windows have {signals.shape[2]} sample (n_features = {X.shape[1]}), in which '
+                                    'nothing can be seen; give (windows, leads, time)')
         gaps = np.isnan(signals)
         if (gaps.any(2) != gaps.all(2)).any():
             raise PediatricECGError('a lead of a window is NaN in part: fill such gaps, or make the whole lead NaN, '
@@ -230,7 +229,8 @@ class RhythmClassifier(ClassifierMixin, BaseEstimator):
         X:np.ndarray, # (windows, leads, time), mV
     )->np.ndarray:    # (windows,) of the values of y
         "The most probable rhythm of each window."
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        probability = self.predict_proba(X) # says so where nothing was fitted
+        return self.classes_[probability.argmax(1)]
 
     def save(self,
         folder:str|Path, # to make
