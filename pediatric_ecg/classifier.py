@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -184,10 +184,11 @@ class RhythmClassifier(ClassifierMixin, BaseEstimator):
 
     def _labels(self, y, number):
         "y as a vector of as many labels as there are windows."
-        from sklearn.utils import check_consistent_length, column_or_1d
         if y is None:
             raise PediatricECGError('requires y to be passed, but the target y is None')
         y = column_or_1d(y, warn=True)
+        if y.dtype.kind == 'f' and not np.isfinite(y).all():
+            raise PediatricECGError('Input y contains infinity or NaN, which is no name of a rhythm.')
         check_classification_targets(y)
         if y.dtype.kind == 'O' and any(value is None or value != value for value in y):
             raise PediatricECGError('Input y contains NaN.')

@@ -209,9 +209,22 @@ def _pair(text):
         raise typer.BadParameter(f'--set {text}: write NAME=VALUE, as in model.norm=group')
     return name, _value(value)
 
+def _changes(more):
+    "Settings of TrainConfig and their values, as `--set` gives them."
+    from dataclasses import fields
+    from pediatric_ecg.experiments.cells import SPECIAL
+    from pediatric_ecg.train.config import TrainConfig
+    names = [field.name for field in fields(TrainConfig)]
+    changes = dict(map(_pair, more or []))
+    for name in changes:
+        if name in SPECIAL:
+            raise typer.BadParameter(f"--set {name}: belongs to 'experiment', in a recipe")
+        if name.partition('.')[0] not in names:
+            raise typer.BadParameter(f'--set {name}: no such setting; there are {", ".join(names)}')
+    return changes
+
 def _settings(loss, epochs, repeats, seed, quick, more):
     "TrainConfig and Protocol of the options; `quick` stands in for what is not given."
-    from pediatric_ecg.experiments.cells import SPECIAL
     from pediatric_ecg.experiments.recipes import configure
     from pediatric_ecg.experiments.run import QUICK
     from pediatric_ecg.experiments.run_folder import Protocol
@@ -221,10 +234,7 @@ def _settings(loss, epochs, repeats, seed, quick, more):
     given = {'loss': loss}
     if epochs is not None:
         given['epochs'] = epochs
-    given |= dict(map(_pair, more or []))
-    for name in given:
-        if name in SPECIAL:
-            raise typer.BadParameter(f"--set {name}: belongs to 'experiment', in a recipe")
+    given |= _changes(more)
     config, _ = configure(TrainConfig(), smallest['config'] | given)
     # a device that is not there is reported now, not in the first fold
     make_fabric(config.accelerator, config.precision)
@@ -445,7 +455,6 @@ def _experiment(
 
     Losses, networks, splits and seeds; resumes after an interruption and ends in one CSV.
     Networks whose package is not installed are left out, and named."""
-    from pediatric_ecg.experiments.cells import SPECIAL
     from pediatric_ecg.experiments.grid import experiment
     from pediatric_ecg.surroundings import output_folder
     wanted = {}
@@ -454,13 +463,9 @@ def _experiment(
         if not equals or not name:
             raise typer.BadParameter(f'--only {text}: write NAME=VALUE, as in loss=agcacl,ce')
         wanted.setdefault(name, []).extend(_value(value) for value in values.split(','))
-    changes = dict(map(_pair, more or []))
-    for name in changes:
-        if name in SPECIAL:
-            raise typer.BadParameter(f'--set {name}: is varied by a recipe and not set')
     print(experiment(
         store, output_folder(out), recipe=recipe, n_jobs=jobs, quick=quick, progress=True, epochs=epochs,
-        repeats=repeats, simulated=simulated, only=wanted, splits=tuple(split or ()), changes=changes))
+        repeats=repeats, simulated=simulated, only=wanted, splits=tuple(split or ()), changes=_changes(more)))
 
 # %% ../nbs/use/02_cli.ipynb #c014-900fbb
 def complaint(
