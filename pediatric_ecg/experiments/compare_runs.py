@@ -110,7 +110,7 @@ def comparison_text(
                          f'{difference:>30}{_p_text(row.p):>8}{_p_text(row.p_holm):>8}')
         blocks.append('\n'.join(lines))
     tests = int(table['p'].notna().sum())
-    blocks.append(f'Figures in percent, differences in points, paired over patients; Holm over {tests} tests. '
+    blocks.append(f'Figures in percent, differences in points, paired over patients; Holm over {tests} tests.\n'
                   'Nothing here speaks of other seeds.')
     return '\n\n'.join([*blocks, *notes])
 
