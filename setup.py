@@ -32,6 +32,7 @@ setup(
     extras_require={
         "dev": cfg["dev_requirements"].split(),
         "bench": cfg["bench_requirements"].split(),
+        "onnx": cfg["onnx_requirements"].split(),
     },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),

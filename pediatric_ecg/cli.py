@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -57,8 +58,8 @@ Store = Annotated[Path, typer.Argument(
 Run = Annotated[Path, typer.Argument(
     metavar='RUN', help="Run folder, from 'run' or 'train'.", show_default=False)]
 
-def _progress()->bool:
-    "Progress bars only where someone watches."
+def _is_watched()->bool:
+    "Whether stderr is a terminal. Elsewhere `progress_bar` writes plain lines; a download writes none."
     return sys.stderr is not None and sys.stderr.isatty()
 
 def _print_version(wanted:bool):
@@ -98,7 +99,7 @@ def _simulate(
     from pediatric_ecg.surroundings import output_folder
     print(simulate(
         output_folder(out), patients=patients, seconds=seconds, seed=seed, labels=labels, hours=hours,
-        progress=_progress(), n_jobs=jobs))
+        progress=True, n_jobs=jobs))
 
 @app.command('download')
 def _download(
@@ -111,8 +112,10 @@ def _download(
 ):
     "Download a database, verified, resumable."
     from pediatric_ecg.data.download import download
-    wanted = records.split(',') if records else None
-    print(download(name, dest, records=wanted, progress=_progress()))
+    wanted = None if records is None else [name.strip() for name in records.split(',')]
+    if wanted is not None and not all(wanted):
+        raise typer.BadParameter(f'--records {records!r}: write names with a comma between them, as in x001,x0010')
+    print(download(name, dest, records=wanted, progress=_is_watched()))
 
 @app.command('check')
 def _check(
@@ -127,18 +130,34 @@ def _check(
 
     Known errata of the release are named as such; any other error gives exit code 1."""
     from pediatric_ecg.data.check import check
-    found = check(folder, database, signals=signals, progress=_progress(), n_jobs=jobs)
+    found = check(folder, database, signals=signals, progress=True, n_jobs=jobs)
     print(found.to_json() if as_json else found.text())
     if not found.ok:
         raise typer.Exit(1)
 
 # %% ../nbs/use/02_cli.ipynb #names-code
 class _WithLosses(TyperCommand):
-    "A command whose help ends in the names of the losses."
+    "A command whose help ends in the names of the losses and of the networks."
     def format_epilog(self, ctx, formatter):
         from pediatric_ecg.losses.objectives import OBJECTIVES
+        from pediatric_ecg.nn.peers import PEERS
         with formatter.section('Losses'):
             formatter.write_dl([(name, objective.description) for name, objective in OBJECTIVES.items()])
+        networks = {'rhythmnet': 'of this package, the default'}
+        networks |= {name: f'{title} of deepecgkit' for name, title in PEERS.items()}
+        with formatter.section('Networks, as in --set network=NAME --loss ce'):
+            formatter.write_dl(list(networks.items()))
+
+class _WithNetworks(TyperCommand):
+    "A command whose help ends in the networks that can be made."
+    def format_epilog(self, ctx, formatter):
+        from pediatric_ecg.experiments.pretrain import NETWORKS
+        leads = {}
+        for name, recipe in NETWORKS.items():
+            parts = [f'{len(slots)} leads of {modality}' for modality, slots in recipe.database.modalities.items()]
+            leads[name] = ', '.join(parts)
+        with formatter.section('Networks'):
+            formatter.write_dl(list(leads.items()))
 
 class _WithRecipes(TyperCommand):
     "A command whose help ends in the list of recipes."
@@ -165,7 +184,7 @@ LabelRule = Annotated[str, typer.Option(
 Loss = Annotated[str, typer.Option(help='What is minimised, see the list of losses below.')]
 Epochs = Annotated[Optional[int], typer.Option(
     min=1, max=MANY_EPOCHS, show_default=False,
-    help='Passes over the drawn windows. [default: see TrainConfig]')]
+    help='Passes over the drawn windows. [default: 20]')]
 Repeats = Annotated[int, typer.Option(
     min=1, max=1000, help='Repetitions of the folds, each with its own seed.')]
 Simulated = Annotated[int, typer.Option(
@@ -176,19 +195,36 @@ More = Annotated[Optional[list[str]], typer.Option(
     '--set', metavar='NAME=VALUE', show_default=False,
     help='Any other setting of TrainConfig, as in model.norm=group or lr=0.001; may be repeated.')]
 
+def _value(text):
+    "What a text says: a number, a list or true where it reads as one, else itself."
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
 def _pair(text):
-    "A setting and its value: a number, a list or true where it reads as one, else text."
+    "A setting and its value."
     name, equals, value = text.partition('=')
     if not equals or not name:
         raise typer.BadParameter(f'--set {text}: write NAME=VALUE, as in model.norm=group')
-    try:
-        return name, json.loads(value)
-    except (ValueError, RecursionError):
-        return name, value
+    return name, _value(value)
+
+def _changes(more):
+    "Settings of TrainConfig and their values, as `--set` gives them."
+    from dataclasses import fields
+    from pediatric_ecg.experiments.cells import SPECIAL
+    from pediatric_ecg.train.config import TrainConfig
+    names = [field.name for field in fields(TrainConfig)]
+    changes = dict(map(_pair, more or []))
+    for name in changes:
+        if name in SPECIAL:
+            raise typer.BadParameter(f"--set {name}: belongs to 'experiment', in a recipe")
+        if name.partition('.')[0] not in names:
+            raise typer.BadParameter(f'--set {name}: no such setting; there are {", ".join(names)}')
+    return changes
 
 def _settings(loss, epochs, repeats, seed, quick, more):
     "TrainConfig and Protocol of the options; `quick` stands in for what is not given."
-    from pediatric_ecg.experiments.cells import SPECIAL
     from pediatric_ecg.experiments.recipes import configure
     from pediatric_ecg.experiments.run import QUICK
     from pediatric_ecg.experiments.run_folder import Protocol
@@ -198,10 +234,7 @@ def _settings(loss, epochs, repeats, seed, quick, more):
     given = {'loss': loss}
     if epochs is not None:
         given['epochs'] = epochs
-    given |= dict(map(_pair, more or []))
-    for name in given:
-        if name in SPECIAL:
-            raise typer.BadParameter(f"--set {name}: belongs to 'experiment', in a recipe")
+    given |= _changes(more)
     config, _ = configure(TrainConfig(), smallest['config'] | given)
     # a device that is not there is reported now, not in the first fold
     make_fabric(config.accelerator, config.precision)
@@ -226,7 +259,7 @@ def _prepare(
     from pediatric_ecg.windows.prepare import prepare
     store = prepare(
         folder, output_folder(out), database=database, seconds=seconds, stride=stride, grouping=grouping,
-        label=label, n_jobs=jobs, progress=_progress())
+        label=label, n_jobs=jobs, progress=True)
     _print_flow(flow_of(store), store.manifest.get('subject_notes', []), store.path)
     print(f'{len(store.table):,} windows of {store.table.subject.nunique()} patients: {out}')
 
@@ -258,7 +291,7 @@ def _train(
     from pediatric_ecg.report.page import build_report
     settings = _settings(loss, epochs, repeats, seed, quick, more)
     train_store(
-        store, out, quick=quick, n_jobs=jobs, progress=_progress(), finish=build_report, simulated=simulated,
+        store, out, quick=quick, n_jobs=jobs, progress=True, finish=build_report, simulated=simulated,
         **settings)
     _print_results(out)
 
@@ -300,7 +333,7 @@ def _run(
     from pediatric_ecg.report.page import build_report
     run(folder, out, database=database, quick=quick,
         seconds=seconds, stride=stride, grouping=grouping, label=label,
-        n_jobs=jobs, progress=_progress(), finish=build_report, simulated=simulated,
+        n_jobs=jobs, progress=True, finish=build_report, simulated=simulated,
         **_settings(loss, epochs, repeats, seed, quick, more))
     _print_results(out)
 
@@ -317,6 +350,29 @@ def _report(run:Run):
     "Write report and model card of a run anew."
     from pediatric_ecg.report.page import build_report
     print(build_report(run))
+
+# %% ../nbs/use/02_cli.ipynb #compare-code
+@app.command('compare')
+def _compare(
+    runs:Annotated[list[Path], typer.Argument(
+        metavar='RUN RUN', show_default=False,
+        help='Run folders on the same windows. The first is the reference; more than two may be given.')],
+    split:Annotated[Optional[str], typer.Option(
+        metavar='NAME', show_default=False,
+        help="'patient' (the honest one) or 'random' (the leaky one) alone. [default: both]")]=None,
+    out:Annotated[Optional[Path], typer.Option(
+        '--out', metavar='FILE', help='CSV to write the table to.', show_default=False)]=None,
+):
+    """Compare runs, paired over patients.
+
+    Differences with 95 % intervals and p values, adjusted by Holm for their number."""
+    from pediatric_ecg.experiments.compare_runs import compare_runs, comparison_text, write_comparison
+    if out is not None and out.exists():
+        raise typer.BadParameter(f'--out {out}: exists already; choose another name')
+    table, notes = compare_runs(runs, split)
+    if out is not None:
+        write_comparison(table, out)
+    print(comparison_text(table, notes))
 
 # %% ../nbs/use/02_cli.ipynb #c012-53ca81
 def _run_and_records(places, network):
@@ -388,10 +444,10 @@ def _explain(
     from pediatric_ecg.explain import explain_record
     print(explain_record(run, record_of(record), out, at, rhythm, against))
 
-@app.command('pretrain')
+@app.command('pretrain', cls=_WithNetworks)
 def _pretrain(
     name:Annotated[str, typer.Argument(
-        metavar='NAME', help='Network to make: leipzig, ecg-12 or ecg-2.', show_default=False)],
+        metavar='NAME', help='Network to make, see the list of networks below.', show_default=False)],
     out:Out,
     patients:Annotated[Optional[int], typer.Option(
         min=8, max=100_000, show_default=False, help="Simulated people. [default: the network's own]")]=None,
@@ -409,7 +465,7 @@ def _pretrain(
     The folder serves as RUN of 'annotate'."""
     from pediatric_ecg.experiments.pretrain import pretrain
     folder = pretrain(name, out, patients=patients, seconds=seconds, seed=seed, epochs=epochs, n_jobs=jobs,
-                      progress=_progress())
+                      progress=True)
     print((folder/'model_card.md').read_text(encoding='utf-8'))
     print(f"Network: {folder/'model.safetensors'}")
 
@@ -418,7 +474,13 @@ def _experiment(
     store:Store,
     out:Out,
     recipe:Annotated[str, typer.Option(
-        help='What is varied, see the list of recipes below.')]='paper',
+        help='What is varied: a name in the list of recipes below, or a JSON file.')]='paper',
+    only:Annotated[Optional[list[str]], typer.Option(
+        '--only', metavar='NAME=VALUE,…', show_default=False,
+        help='Settings of the recipe with these values alone, as in loss=agcacl,ce; may be repeated.')]=None,
+    split:Annotated[Optional[list[str]], typer.Option(
+        '--split', metavar='NAME', show_default=False,
+        help="This split of the recipe alone: random, patient or transfer; may be repeated.")]=None,
     jobs:Jobs=-1,
     quick:Quick=False,
     epochs:Annotated[Optional[int], typer.Option(
@@ -427,15 +489,24 @@ def _experiment(
     repeats:Annotated[Optional[int], typer.Option(
         min=1, max=1000, show_default=False,
         help="Repetitions of the folds, each with its own seed. [default: the recipe's]")]=None,
+    more:More=None,
     simulated:Simulated=0,
 ):
     """Run a grid of experiments on a store.
 
-    Losses, networks, splits and seeds; resumes after an interruption and ends in one CSV."""
+    Losses, networks, splits and seeds; resumes after an interruption and ends in one CSV.
+    Networks whose package is not installed are left out, and named."""
     from pediatric_ecg.experiments.grid import experiment
+    from pediatric_ecg.surroundings import output_folder
+    wanted = {}
+    for text in only or []:
+        name, equals, values = text.partition('=')
+        if not equals or not name:
+            raise typer.BadParameter(f'--only {text}: write NAME=VALUE, as in loss=agcacl,ce')
+        wanted.setdefault(name, []).extend(_value(value) for value in values.split(','))
     print(experiment(
-        store, out, recipe=recipe, n_jobs=jobs, quick=quick, progress=_progress(),
-        epochs=epochs, repeats=repeats, simulated=simulated))
+        store, output_folder(out), recipe=recipe, n_jobs=jobs, quick=quick, progress=True, epochs=epochs,
+        repeats=repeats, simulated=simulated, only=wanted, splits=tuple(split or ()), changes=_changes(more)))
 
 # %% ../nbs/use/02_cli.ipynb #c014-900fbb
 def complaint(
@@ -476,6 +547,17 @@ def _drop_output():
         except (AttributeError, OSError, ValueError):
             pass
 
+def _note(message, category, filename, lineno, file=None, line=None):
+    "A warning in one line, without the place in the code where it arose."
+    print(f'pediatric-ecg: note: {" ".join(str(message).split())}', file=sys.stderr)
+
+def _end_workers():
+    "Ends the processes that joblib keeps; else they are missed at the end, and a warning follows the last line."
+    loky = sys.modules.get('joblib.externals.loky.reusable_executor')
+    executor = getattr(loky, '_executor', None)
+    if executor is not None:
+        executor.shutdown(wait=True, kill_workers=True)
+
 def main(
     argv:list|None=None, # Arguments; default: those of the process
 )->int: # Exit code
@@ -491,7 +573,9 @@ def main(
         if not {'-h', '--help', '--version'} & set(argv): # a help text waits for nothing
             import_matplotlib()
         arguments = [argument for argument in argv if argument != '--debug']
-        code = app(args=arguments, prog_name='pediatric-ecg', standalone_mode=False) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            code = app(args=arguments, prog_name='pediatric-ecg', standalone_mode=False) or 0
         if sys.stdout is not None:
             sys.stdout.flush() # a pipe that is closed, or a full disk, shows here
     except (KeyboardInterrupt, typer.Abort):
@@ -510,6 +594,7 @@ def main(
             _drop_output()
         return 2
     if code == 130:
+        _end_workers()
         print('pediatric-ecg: interrupted; the same command goes on where it can', file=sys.stderr)
     return code
 

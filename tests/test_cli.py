@@ -1,20 +1,25 @@
 """The command line: help at once, results on stdout, a user's mistake in one line with code 2."""
+import importlib
 import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from made_up_run import FLOW, SUBJECT_NOTES, made_up_run
 
 from pediatric_ecg import cli
 from pediatric_ecg.experiments import RECIPES, Protocol
+from pediatric_ecg.experiments.pretrain import NETWORKS
 from pediatric_ecg.experiments.run import QUICK
 from pediatric_ecg.losses import OBJECTIVES
+from pediatric_ecg.nn.peers import PEERS
 from pediatric_ecg.train import TrainConfig
 
-COMMANDS = "simulate download check prepare train run evaluate report annotate explain experiment pretrain".split()
+COMMANDS = "simulate download check prepare train run evaluate report compare annotate explain experiment pretrain".split()
 
 
 @pytest.fixture
@@ -83,7 +88,7 @@ def test_wrong_command_lines(call, args):
 @pytest.mark.parametrize(("setting", "words"), [
     ("epochs=abc", "epochs must be a whole number"),
     ("lr=NaN", "lr must be at least"),
-    ("nosuch=1", "a setting 'nosuch'"),
+    ("nosuch=1", "--set nosuch: no such setting; there are loss, "),
     ("model.nosuch=1", "model has no setting 'nosuch'"),
     ("augment.nosuch=1", "augment has no setting 'nosuch'"),
     ("loss_args.foo=1", "unexpected keyword argument 'foo'"),
@@ -249,7 +254,7 @@ def test_prepare_names_the_store(call, records, tmp_path):
 def raising(error):
     "Stands in for build_report."
 
-    def build(_):
+    def build(*_):
         raise error
 
     return build
@@ -297,3 +302,102 @@ def test_check_tells_errors_by_its_exit_code(call, records):
 
 def test_download_refuses_an_unknown_name(call, tmp_path):
     assert_mistake(call("download", "leipsig", tmp_path / "x"), "leipsig")
+
+
+@pytest.fixture
+def two_runs(tmp_path):
+    "Two made-up runs on the same windows, with other answers."
+    runs = [made_up_run(tmp_path / name) for name in ("one", "two")]
+    table = pd.read_csv(runs[1] / "predictions.csv", dtype=str)
+    wrong = (table.truth == "N") & (table.index % 7 == 0)
+    table.loc[wrong, "prediction"] = "/A"
+    table.to_csv(runs[1] / "predictions.csv", index=False)
+    return runs
+
+
+def test_compare_prints_and_writes_the_paired_differences(call, two_runs, tmp_path):
+    code, out, err = call("compare", *two_runs, "--out", tmp_path / "c" / "table.csv")
+    assert code == 0 and err == "" and "two minus one, new patients, the honest one" in out
+    assert "Holm over 10 tests" in out and max(map(len, out.splitlines())) <= 110
+    table = pd.read_csv(tmp_path / "c" / "table.csv")
+    assert len(table) == 10 and set(table.split) == {"patient", "random"}
+    top1 = table[(table.split == "patient") & (table.figure == "top1")].iloc[0]
+    assert top1.difference < 0 and top1.low < top1.difference < top1.high and top1.high < 0
+    assert (table.p_holm >= table.p).all()
+    parts = [pd.read_csv(run / "predictions.csv", dtype=str) for run in two_runs]
+    right = [(part[part.split == "patient"].truth == part[part.split == "patient"].prediction).mean() for part in parts]
+    assert top1.difference == pytest.approx(right[1] - right[0])
+    assert len(call("compare", *two_runs, "--split", "patient")[1].splitlines()) < len(out.splitlines())
+    assert_mistake(call("compare", *two_runs, "--out", tmp_path / "c" / "table.csv"), "exists already")
+
+
+def test_compare_refuses_other_windows(call, two_runs, tmp_path):
+    table = pd.read_csv(two_runs[1] / "predictions.csv", dtype=str)
+    table[table.subject != "03"].to_csv(two_runs[1] / "predictions.csv", index=False)
+    assert_mistake(call("compare", *two_runs, "--out", tmp_path / "t.csv"), two_runs[0], two_runs[1], "windows")
+    assert not (tmp_path / "t.csv").exists()
+    assert_mistake(call("compare", two_runs[0]), "two run folders")
+    assert_mistake(call("compare", two_runs[0], two_runs[0]), "given twice")
+
+
+def test_help_names_networks_and_epochs(call):
+    out = call("run", "--help")[1]
+    assert all(any(line.split()[:1] == [name] for line in out.splitlines()) for name in ["rhythmnet", *PEERS])
+    assert f"[default: {TrainConfig().epochs}]" in out
+    networks = call("pretrain", "--help")[1]
+    assert all(any(line.split()[:1] == [name] for line in networks.splitlines()) for name in NETWORKS)
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_code(call, monkeypatch, tmp_path):
+    def warn(_):
+        warnings.warn("something to know\nof this run")
+        return tmp_path / "report.html"
+
+    monkeypatch.setattr("pediatric_ecg.report.page.build_report", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        code, out, err = call("report", tmp_path)
+    assert (code, err) == (0, "pediatric-ecg: note: something to know of this run\n")
+
+
+@pytest.mark.parametrize("wrong", [["--label", "foo"], ["--grouping", "nosuch"], ["--seconds", "80"]])
+def test_a_failed_call_does_not_block_the_corrected_one(call, records, tmp_path, monkeypatch, wrong):
+    "The second call is stopped where the work begins, with the folder that it would work in."
+    line = ["run", records, "--out", tmp_path / "run", "--quick", "--jobs", 1]
+    assert_mistake(call(*line, *wrong))
+    assert [path.name for path in tmp_path.iterdir()] == ["records"]
+    work = importlib.import_module("pediatric_ecg.experiments.run")
+    monkeypatch.setattr(work, "_train_into", raising(KeyboardInterrupt()))
+    assert call(*line)[0] == 130
+
+
+INTERRUPTED = """
+import importlib, os, signal, sys, threading, time
+from pediatric_ecg import cli
+ready = sys.argv[1]
+signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell in the background lets it be ignored
+
+def slow(*arguments, **options):
+    open(ready, "w").close()
+    time.sleep(60)
+
+importlib.import_module("pediatric_ecg.experiments.run").run_fold = slow
+
+def interrupt():
+    while not os.path.exists(ready):
+        time.sleep(.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def test_ctrl_c_among_the_folds_is_one_line_and_nothing_after_it(simstore, tmp_path):
+    "The processes of the folds are ended: no warning of semaphores or folders that were left."
+    line = ["train", str(simstore.path), "--out", str(tmp_path / "run"), "--quick", "--jobs", "2"]
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(tmp_path / "ready"), *line], capture_output=True,
+                          text=True, timeout=600)
+    *progress, last = done.stderr.splitlines()
+    assert done.returncode == 130 and last == "pediatric-ecg: interrupted; the same command goes on where it can"
+    assert all(line.startswith("epochs of ") for line in progress), done.stderr

@@ -1,6 +1,11 @@
 """A grid over processes, over a Dask cluster, and after an interruption: always the same table."""
+import io
+import json
+import re
 import shutil
 import sys
+import time
+from contextlib import redirect_stderr
 from dataclasses import replace
 
 import joblib
@@ -13,9 +18,9 @@ from pediatric_ecg.core import DataError
 from pediatric_ecg.evaluate import calibrate, conditions, holm, scores
 from pediatric_ecg.evaluate.floors import FLOORS
 from pediatric_ecg.experiments import RECIPES, Protocol, experiment, grid
-from pediatric_ecg.experiments.cells import CellSettings, permuted, run_fold
+from pediatric_ecg.experiments.cells import CellSettings, epochs_bar, permuted, run_fold
 from pediatric_ecg.experiments.grid import children, folder_name, folds_of, load_predictions, tabulate_results
-from pediatric_ecg.experiments.recipes import FLOOR_SETTINGS, Recipe, configure
+from pediatric_ecg.experiments.recipes import FLOOR_SETTINGS, PEER_SETTINGS, Recipe, configure, read_recipe
 from pediatric_ecg.experiments.run import make_folds, scored_labels
 from pediatric_ecg.train import TrainConfig, fit, predict
 from pediatric_ecg.windows import View, prepare
@@ -109,12 +114,86 @@ def test_a_grid_of_other_windows_or_conditions_is_refused(simdb, simstore, tmp_p
     assert not (tmp_path / "new").exists()
 
 
-def test_a_missing_peer_is_said_before_the_first_cell(simstore, tmp_path, monkeypatch):
+@pytest.fixture
+def no_peers(monkeypatch):
+    "As in a fresh installation."
     monkeypatch.setitem(sys.modules, "deepecgkit", None)
     monkeypatch.setitem(sys.modules, "deepecgkit.models", None)
+
+
+def test_a_grid_of_peers_alone_is_refused_before_the_first_cell(simstore, tmp_path, no_peers):
+    peers = replace(PLAIN, vary=PEER_SETTINGS)
     with pytest.raises(ImportError, match=r"pip install 'pediatric_ecg\[bench\]'"):
-        experiment(simstore, tmp_path / "g", "paper", progress=False)
+        experiment(simstore, tmp_path / "g", peers, progress=False)
     assert not (tmp_path / "g").exists()
+
+
+def test_the_default_recipe_runs_without_peers_and_names_them(simstore, tmp_path, no_peers, monkeypatch):
+    "The floors stand for all settings, so that it takes no time."
+    short = replace(RECIPES["paper"], vary=PEER_SETTINGS + [{"floor": "majority"}, {"floor": "rr"}])
+    monkeypatch.setitem(RECIPES, "paper", short)
+    with pytest.warns(UserWarning, match=r"2 networks are left out \(resnet, crnn\): .*bench"):
+        experiment(simstore, tmp_path / "g", progress=False, repeats=1, n_jobs=1)
+    assert set(pd.read_csv(tmp_path / "g/results.csv").floor) == {"majority", "rr"}
+
+
+def test_a_part_of_a_recipe(simstore, tmp_path):
+    out = tmp_path / "g"
+    assert main(["experiment", str(simstore.path), "--out", str(out), "--only", "floor=majority,rr", "--split",
+                 "patient", "--repeats", "1", "--jobs", "1"]) == 0
+    results = pd.read_csv(out / "results.csv")
+    assert set(results.floor) == {"majority", "rr"} and set(results.split) == {"patient"}
+
+
+def test_a_recipe_of_a_file(simstore, tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"vary": {"floor": ["majority", "rr"]}, "protocol": {"repeats": 1, "folds": 2}}))
+    out = tmp_path / "g"
+    assert main(["experiment", str(simstore.path), "--out", str(out), "--recipe", str(file), "--jobs", "1",
+                 "--set", "epochs=3"]) == 0
+    assert set(pd.read_csv(out / "results.csv").floor) == {"majority", "rr"}
+    assert json.loads((out / "grid.json").read_text())["config"]["epochs"] == 3
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    ({"varry": {}}, "has no 'varry'"), ({"vary": {"lossy": ["ce"]}}, "setting 'lossy'"),
+    ({"splits": ["train"]}, "no split 'train'"), ({"splits": []}, "splits is empty"),
+    ({"config": {"epochs": 0}}, "epochs must be at least 1"), ({"protocol": {"fold": 3}}, "protocol has no 'fold'"),
+    ({"protocol": {"folds": "3"}}, "protocol: folds"), ({"base": "nosuch"}, "unknown recipe 'nosuch'"),
+    ({"vary": {"loss": []}}, "leaves no setting"), ({"disturbed": 1}, "disturbed")])
+def test_a_wrong_recipe_file_is_one_line(tmp_path, content, words):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=re.escape(words)) as caught:
+        read_recipe(file)
+    assert "\n" not in str(caught.value)
+
+
+def wait_for(condition):
+    "Until the condition holds; ten seconds are the patience of a loaded machine."
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came")
+
+
+def test_the_bar_of_a_grid_counts_the_epochs_on_disk(tmp_path, monkeypatch):
+    "What is there before the bar begins counts for the state, and not for the time left."
+    monkeypatch.setattr("pediatric_ecg.surroundings.SECONDS_BETWEEN_LINES", 1e-9)
+    monkeypatch.setattr("pediatric_ecg.experiments.cells._LOOK", 0.02)
+    cells, log = {tmp_path / "a.csv": 4, tmp_path / "b.csv": 4, tmp_path / "done.csv": 2}, io.StringIO()
+    (tmp_path / "done.csv").write_text("")
+    with redirect_stderr(log), epochs_bar(cells, True, "epochs of 3 cells") as bar:
+        assert bar.initial == 2
+        (tmp_path / "a.checkpoint" / "epoch-00003").mkdir(parents=True)
+        wait_for(lambda: "epochs of 3 cells: 5 of 10" in log.getvalue())
+        (tmp_path / "a.checkpoint" / "epoch-00003").rmdir()   # the next one is being written: nothing goes back
+        (tmp_path / "b.csv").write_text("")
+        wait_for(lambda: "epochs of 3 cells: 9 of 10" in log.getvalue())
+    lines = log.getvalue().splitlines()
+    assert "1 of 3 trainings finished" in lines[0] and "2 of 3 trainings finished" in lines[-1]
+    assert all(" left" in line for line in lines)
 
 
 def test_permuted_labels_fall_to_chance_and_random_windows_beat_new_patients(simstore, small_floors, tmp_path, capsys):

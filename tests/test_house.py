@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not {".ipynb_checkpoints", "_proc"} & set(p.parts))
 # A package imports only from packages to its left.
 ORDER = ["core", "surroundings", "figures", "data", "sim", "windows", "splits", "nn", "losses", "train", "evaluate",
-         "experiments", "report", "annotate", "explain", "cli"]
+         "experiments", "report", "annotate", "explain", "classifier",
+         "onnx_export", "view", "cli"]
 PACKAGES = ORDER[3:13]
 WIDTH = 120
 

@@ -223,7 +223,14 @@ def test_the_plot_marks_the_chosen_epoch(simstore, fold, labels):
     plt.close("all")
 
 
-def test_progress_is_one_line_with_loss_score_and_speed(simstore, fold, labels, capsys):
+def test_progress_in_a_log_is_a_plain_line_with_loss_score_and_speed(simstore, fold, labels, capsys, monkeypatch):
+    monkeypatch.setattr("pediatric_ecg.surroundings.SECONDS_BETWEEN_LINES", 1e-9)
     fit(simstore, fold, labels, CONFIG, progress=True)
-    err = capsys.readouterr().err
-    assert "loss=" in err and "macro_F1=" in err and "windows_s=" in err and "\n" not in err.strip()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == CONFIG.epochs and "\r" not in "".join(lines)
+    for number, line in enumerate(lines, 1):
+        assert line.startswith(f"epochs: {number} of {CONFIG.epochs}, ") and " left" in line
+        assert "loss=" in line and "macro_F1=" in line and "windows_s=" in line
+    monkeypatch.setattr("pediatric_ecg.surroundings.SECONDS_BETWEEN_LINES", 60.0)
+    fit(simstore, fold, labels, CONFIG, progress=True)
+    assert capsys.readouterr().err == "", "over before anybody could wonder"

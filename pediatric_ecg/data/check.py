@@ -20,10 +20,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from ..core import DataError, decode_text, digest, inside
-from ..surroundings import undisturbed
+from ..surroundings import progress_bar, undisturbed
 from .databases import STANDARD_BEATS, Database, get_database
 from pediatric_ecg.data.headers import (
     Header, Listing, all_headers, check_signal_file, lead_slots, listing, numeric_key, read_header,
@@ -874,7 +873,7 @@ def check(
     jobs = [inspect(path, name, database, duration.get(name, np.nan), labels.get(name, ''), signals)
             for name, path in paths.items()]
     checked = Parallel(n_jobs, return_as='generator')(jobs)
-    bar = tqdm(checked, total=len(jobs), disable=not progress, desc='check', unit='record')
+    bar = progress_bar(checked, progress, total=len(jobs), desc='check', unit='record')
     counts = {}
     for name, (more, count) in zip(paths, bar, strict=True):
         findings += more

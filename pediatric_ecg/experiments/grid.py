@@ -10,18 +10,18 @@ __all__ = ['ADULT', 'LOCK', 'SHARE', 'COMPARED', 'GEOMETRY', 'folder_name', 'chi
 import itertools
 import json
 import re
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from ..core import DataError, check_keys, read_json, write_json
+from ..core import DataError, MissingPackageError, check_keys, read_json, write_json
 from ..evaluate.scores import FIGURES, compare, holm, scores, summarise
-from .cells import run_fold
-from .recipes import RECIPES, Recipe, configure
+from .cells import cell_file, epochs_bar, epochs_of, run_fold
+from .recipes import Recipe, configure, named_recipe, narrowed
 from .run import QUICK, folds_with_people, make_folds, people_beside, scored_labels
 from .run_folder import read_history, read_predictions, write_csv
 from ..splits.audit import audit
@@ -88,26 +88,28 @@ LOCK = '.lock' # held while a grid is computed
 def experiment(
     store, # WindowStore or its folder
     out, # Folder of the grid; an unfinished one is continued
-    recipe='paper', # A name in RECIPES, or a Recipe
+    recipe='paper', # A name in RECIPES, a JSON file, or a Recipe
     n_jobs:int=-1, # Cells at once; -1: one per core
     quick:bool=False, # The smallest budget that passes through every stage
     progress:bool=True, # Show a bar
     epochs:int|None=None, # In place of the recipe's
     repeats:int|None=None, # In place of the recipe's
     simulated:int=0, # Simulated people who are trained on beside the patients; kept in `OUT.simulated`
+    only:dict|None=None, # Dotted setting → values: these settings of the recipe alone
+    splits:tuple=(), # Of the recipe's, these alone; () for all
+    changes:dict|None=None, # Dotted setting → value, in all settings
 )->Path: # results.csv
     """Runs every cell of a grid that is not on disk yet, and writes the tables.
 
     `results.csv` has one row per setting, split and condition; `comparisons.csv` holds the differences
     from the first setting, with p values and those that Holm adjusts for their number. Raises DataError when
-    OUT holds a grid of other windows, folds or settings,
-    and MissingPackageError before the first cell where a peer's package is missing."""
+    OUT holds a grid of other windows, folds or settings. Settings whose package is not installed are left out with a
+    warning; MissingPackageError, before the first cell, where fewer than two settings would be left to compare."""
     store, out = store if isinstance(store, WindowStore) else WindowStore(store), Path(out)
-    recipe = _budgeted(_recipe(recipe), quick, epochs, repeats)
-    labels, settings = scored_labels(store, recipe.protocol), recipe.settings(store)
-    configured = [configure(recipe.config, setting) for setting in settings]
-    for config in {config.network: config for config, _ in configured}.values():
-        make_model(store, labels, config) # raises for a network that is not there
+    recipe = recipe if isinstance(recipe, Recipe) else named_recipe(recipe)
+    recipe = _budgeted(narrowed(recipe, store, only or {}, splits), quick, epochs, repeats, changes or {})
+    labels = scored_labels(store, recipe.protocol)
+    settings, configured = _that_can_be_made(recipe, store, labels)
     folds = folds_of(store, recipe, labels)
     if check_number(simulated):
         # a cell has no members that could hold the people: there they stand beside the patients
@@ -124,7 +126,7 @@ def experiment(
             **asked, 'data': store.manifest['sha256'], 'config': asdict(recipe.config),
             'disturbed': recipe.disturbed, 'labels': labels,
             'folds': {f'{fold.split}-{fold.name}': folds_hash([fold]) for fold in folds}})
-        jobs = []
+        jobs, cells = [], {}
         # all settings of a fold before the next fold: an unfinished grid is a fair one
         training_folds = folds if about is None else folds_with_people(folds, training.table)
         for fold, (setting, (config, of_cell)) in itertools.product(training_folds, zip(settings, configured)):
@@ -132,9 +134,11 @@ def experiment(
             folder = out/folder_name(setting)
             job = (windows, fold, labels, config, seed, folder, of_cell, recipe.disturbed)
             jobs.append(joblib.delayed(run_fold)(*job))
+            cells[cell_file(folder, fold)] = epochs_of(config, of_cell)
         done = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)(jobs)
-        for _ in tqdm(done, total=len(jobs), desc='cells', disable=not progress, leave=False):
-            pass
+        with epochs_bar(cells, progress, f'epochs of {len(cells)} cells'):
+            for _ in done:
+                pass
         if about is not None:
             write_json(out/'simulated.json', about.to_dict())
         write_csv(out/'results.csv', tabulate_results(out, settings, labels))
@@ -147,16 +151,27 @@ def _beside(config):
     "The same training with simulated people beside the patients."
     return config if config.is_beside else replace(config, simulated_share=SHARE)
 
-def _recipe(recipe):
-    "A recipe by its name, or itself."
-    if isinstance(recipe, Recipe):
-        return recipe
-    if recipe not in RECIPES:
-        raise DataError(f'unknown recipe {recipe!r}; known are {", ".join(RECIPES)}')
-    return RECIPES[recipe]
+def _that_can_be_made(recipe, store, labels):
+    "The settings whose networks are installed, and how each is trained; those that are not are named in a warning."
+    settings, configured, missing = [], [], {}
+    for setting in recipe.settings(store):
+        config, of_cell = configure(recipe.config, setting)
+        try:
+            make_model(store, labels, config) # raises for a network that is not there
+        except MissingPackageError as error:
+            missing[config.network] = error
+        else:
+            settings.append(setting)
+            configured.append((config, of_cell))
+    if missing:
+        why = next(iter(missing.values()))
+        if len(settings) < 2: # nothing would be left to compare
+            raise why
+        warnings.warn(f'{len(missing)} networks are left out ({", ".join(missing)}): {why}', stacklevel=4)
+    return settings, configured
 
-def _budgeted(recipe, quick, epochs, repeats):
-    "The recipe with the budget that was asked for; epochs and repeats go before `quick`."
+def _budgeted(recipe, quick, epochs, repeats, changes):
+    "The recipe with the budget and the changes that were asked for; epochs and repeats go before `quick`."
     config, protocol = {}, {}
     if quick:
         config, protocol = QUICK['config'], {**QUICK['protocol'], 'repeats': 1}
@@ -164,8 +179,8 @@ def _budgeted(recipe, quick, epochs, repeats):
         config = {**config, 'epochs': epochs}
     if repeats is not None:
         protocol = {**protocol, 'repeats': repeats}
-    config, protocol = replace(recipe.config, **config), replace(recipe.protocol, **protocol)
-    return replace(recipe, config=config, protocol=protocol)
+    config, _ = configure(recipe.config, config | changes)
+    return replace(recipe, config=config, protocol=replace(recipe.protocol, **protocol))
 
 # %% ../../nbs/experiments/04_grid.ipynb #c018-ed7443
 def _claim(out, identity):

@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn.functional import normalize
-from tqdm import tqdm
 
 from ..core import DataError, git_revision, read_json, versions
 from ..data.databases import Database, get_database
@@ -29,7 +28,7 @@ from ..evaluate.calibration import calibrate
 from ..evaluate.floors import ALONE, RUN_FLOORS, WindowFeatures, against_floors, floor_answers
 from ..evaluate.pool import SIMULATED, Members, member_file
 from ..evaluate.scores import FIGURES, summarise
-from .cells import fit_members, run_fold
+from .cells import cell_file, epochs_bar, epochs_of, fit_members, run_fold
 from pediatric_ecg.experiments.run_folder import (
     SPLITS, CohortRow, DatabaseNames, Manifest, Protocol, RunFolder, WindowCounts, example_windows,
     read_history, unfinished_run)
@@ -37,7 +36,7 @@ from ..nn.rhythmnet import RhythmNet
 from ..splits.audit import audit
 from ..splits.folds import folds_hash, save_folds, with_simulated
 from ..splits.split import evaluable, patient_folds, random_folds
-from ..surroundings import import_matplotlib, undisturbed
+from ..surroundings import import_matplotlib, progress_bar, undisturbed
 from ..train.config import TrainConfig
 from ..train.resident import tensors
 from ..train.loop import FitResult, predict
@@ -207,8 +206,9 @@ def cross_validate(
         seed = protocol.seed + fold.repeat
         jobs.append(joblib.delayed(run_fold)(windows, fold, labels, config, seed, work/'folds', members=members))
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)
-    tables = tqdm(parallel(jobs), total=len(jobs), desc='folds', disable=not progress, leave=False)
-    return pd.concat(tables, ignore_index=True)
+    cells = {cell_file(work/'folds', fold): epochs_of(config) for fold in folds}
+    with epochs_bar(cells, progress, f'epochs of {len(cells)} folds'):
+        return pd.concat(parallel(jobs), ignore_index=True)
 
 # %% ../../nbs/experiments/02_run.ipynb #floors-code
 def ask_floors(
@@ -223,7 +223,7 @@ def ask_floors(
     "What the floors of a run call the test windows of all folds."
     jobs = [joblib.delayed(floor_answers)(store, fold, labels, features, kinds=kinds) for fold in folds]
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)
-    tables = tqdm(parallel(jobs), total=len(jobs), desc='floors', disable=not progress, leave=False)
+    tables = progress_bar(parallel(jobs), progress, total=len(jobs), desc='floors of the folds')
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/experiments/02_run.ipynb #members-code

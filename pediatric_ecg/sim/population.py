@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed
 from scipy.signal import butter, lfilter, lfilter_zi, sosfilt
-from tqdm import tqdm
 
 from ..core import DataError, replacing, short_repr
-from ..surroundings import undisturbed
+from ..surroundings import progress_bar, undisturbed
 from ..data.annotations import encode_annotations
 from ..data.databases import STANDARD_BEATS, Database, match_slots
 from .events import LOCATIONS, Event, Heart, Patient, draw_patient
@@ -1062,7 +1061,7 @@ def simulate_people(
             parallel = Parallel(n_jobs=n_jobs, return_as='generator')
             jobs = (delayed(_simulate_person)(aside, number, database, found, classes, seconds, seed, population)
                     for number in range(1, patients + 1))
-            for _ in tqdm(parallel(jobs), total=patients, disable=not progress, desc='simulate', unit='person'):
+            for _ in progress_bar(parallel(jobs), progress, total=patients, desc='simulate', unit='person'):
                 pass
             names = ''.join(f'simulated-{number:05d}\n' for number in range(1, patients + 1))
             (aside/'RECORDS').write_text(names, encoding='utf-8')

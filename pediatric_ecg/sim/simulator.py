@@ -14,10 +14,9 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from ..core import DataError, replacing
-from ..surroundings import undisturbed
+from ..surroundings import progress_bar, undisturbed
 from ..figures import PAGE, Strip, plain_name
 from ..data.databases import LEIPZIG, Database
 from ..data.annotations import read_annotations
@@ -273,7 +272,7 @@ def simulate(
             aside.mkdir(parents=True)
             parallel = Parallel(n_jobs=n_jobs, return_as='generator')
             records = parallel(delayed(_record)(aside, job, signals) for job in jobs)
-            bar = tqdm(records, total=len(jobs), disable=not progress, desc='simulate')
+            bar = progress_bar(records, progress, total=len(jobs), desc='simulate')
             write_tables(aside, list(bar))
     except OSError as error:
         reason = error.strerror or error

@@ -23,7 +23,6 @@ from sklearn.metrics import f1_score
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from ..core import DataError
 from .augment import Augment
@@ -36,7 +35,7 @@ from ..nn.peers import Peer
 from ..splits.folds import Fold
 from .sampling import Plan, lost_correction, make_plan
 from .config import TrainConfig, make_average, make_model, make_optimizer, make_schedule
-from ..surroundings import undisturbed
+from ..surroundings import progress_bar, undisturbed
 from ..windows.store import Windows
 
 # %% ../../nbs/train/05_loop.ipynb #c009-93e40a
@@ -355,7 +354,7 @@ def _run_epochs(
 ):
     "Epochs of training and validation; keeps the best one in the state."
     epochs, first = _all_epochs(plan, config), _pretraining(plan, config)
-    bar = tqdm(total=epochs, initial=state.epoch, disable=not progress, leave=False, desc='epochs')
+    bar = progress_bar(progress=progress, total=epochs, initial=state.epoch, desc='epochs')
     while state.epoch < epochs and not _out_of_patience(state, plan, config):
         start, epoch = time.perf_counter(), state.epoch
         if hasattr(state.objective, 'set_epoch'):
@@ -379,8 +378,9 @@ def _run_epochs(
         state.epoch = epoch + 1
         if checkpoint is not None:
             state.save(checkpoint, plan.settings)
+        figures = {'loss': f'{loss:.3f}', 'macro_F1': f'{f1:.3f}', 'windows_s': f'{windows/seconds:.0f}'}
+        bar.set_postfix(figures, refresh=False)
         bar.update()
-        bar.set_postfix(loss=f'{loss:.3f}', macro_F1=f'{f1:.3f}', windows_s=f'{windows/seconds:.0f}')
         if callback is not None:
             with torch.random.fork_rng(range(torch.cuda.device_count())):   # looking on changes nothing
                 target = plan.target[plan.valid]

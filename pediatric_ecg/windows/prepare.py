@@ -18,10 +18,9 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from ..core import DataError, digest, inside, versions, write_json
-from ..surroundings import undisturbed
+from ..surroundings import progress_bar, undisturbed
 from ..data.check import checksums, inspect_record
 from ..data.rhythms import beat_labels, class_order, segment_frame, window_samples
 from ..data.databases import Database, get_database
@@ -418,7 +417,7 @@ def _inspected(folder, paths, people, database, progress):
     duration = people.set_index('record').duration
     labels = table_labels(folder, database)
     records, reasons, counts = [], {}, {}
-    bar = tqdm(paths.items(), desc='inspect', unit='record', disable=not progress or len(paths) < 50)
+    bar = progress_bar(paths.items(), progress and len(paths) >= 50, desc='inspect', unit='record')
     for name, path in bar:
         label = labels.get(name, '')
         findings, counts[name] = inspect_record(path, name, database, duration.get(name, np.nan), label)
@@ -472,7 +471,7 @@ def _make_parts(writer, records, choices, n_jobs, progress):
     number_of = {record.name: number for number, record in enumerate(records)}
     jobs = (delayed(_prepare_record)(str(writer.part(number)), records[number], choices) for number in missing)
     parallel = Parallel(n_jobs=n_jobs, prefer='threads', return_as='generator_unordered')
-    bar = tqdm(total=len(records), initial=len(infos), desc='prepare', unit='record', disable=not progress)
+    bar = progress_bar(progress=progress, total=len(records), initial=len(infos), desc='prepare', unit='record')
     with bar, threadpool_limits(1):
         for info in parallel(jobs):
             infos[number_of[info['record']]] = info

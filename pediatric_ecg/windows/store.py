@@ -402,12 +402,18 @@ class StoreWriter:
     def __enter__(self):
         if self.out.exists() and not self.out.is_dir():
             raise DataError(f'{self.out}: is a file; choose another name for the store')
+        self._refuse_others() # before there is a lock file beside them
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self.lock.acquire()
         return self
 
     def __exit__(self, *error):
         self.lock.release()
+
+    def _refuse_others(self):
+        "Raises DataError where the folder holds something that is no store."
+        if self.out.is_dir() and any(self.out.iterdir()) and not (self.out/'manifest.json').exists():
+            raise DataError(f'{self.out}: exists and is not a window store; choose another folder')
 
     def part(self,
         number:int, # Of the record
@@ -436,8 +442,7 @@ class StoreWriter:
         folder = self.out if named else self.partial
         manifest = read_manifest(folder)
         if manifest is None:
-            if named:
-                raise DataError(f'{self.out}: exists and is not a window store; choose another folder')
+            self._refuse_others()
             return None
         self._compare(manifest['parameters'], folder, 'choose another folder, or delete this one')
         if not named: # killed between the manifest and the name
