@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import DataError, check_keys, replacing
+from .core import DataError, check_keys, csv_safe, replacing
 from .surroundings import locked, undisturbed
 from .data.databases import Database
 from .data.headers import Header, read_header, lead_slots
@@ -252,7 +252,7 @@ def _write(out, name, segments, header, database, warning=''):
         with replacing(out/f'{name}.png') as aside:
             aside.write_bytes(picture)
         with replacing(out/f'{name}.csv') as aside:
-            segments.round(4).to_csv(aside, index=False)
+            csv_safe(segments.round(4)).to_csv(aside, index=False)
         with replacing(out/f'{name}.rhy') as aside:
             aside.write_bytes(annotation)
     return out/f'{name}.rhy'
