@@ -246,7 +246,7 @@ def _write(out, name, segments, header, database, warning=''):
     out.mkdir(parents=True, exist_ok=True)
     with locked(out/f'.{name}.lock', out/name, wait=True):
         database = replace(database, annotator='rhy')
-        with tempfile.TemporaryDirectory(dir=out) as work:
+        with tempfile.TemporaryDirectory() as work: # not in `out`, where a killed process would leave it
             written = write_annotations(Path(work)/name, markers, database)
             annotation = written.read_bytes()
         with replacing(out/f'{name}.png') as aside:
