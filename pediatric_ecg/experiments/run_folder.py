@@ -73,7 +73,7 @@ def _refuse_existing(out):
 def _claim(work, settings):
     "Write the settings into the folder of an unfinished run, or check that its work was done with them."
     text = json.dumps(settings, indent=1, sort_keys=True, default=str)
-    if work.exists() and any(work.iterdir()):
+    if work.exists() and any(path.name != f'{SETTINGS}.partial' for path in work.iterdir()): # else killed at once
         old, new = _read_json(work/SETTINGS), json.loads(text)
         differing = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if differing:
