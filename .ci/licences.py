@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "LICENCES.md"
 INTRODUCTION = """# Licences of what this package needs
 
-`pediatric_ecg` itself is under Apache-2.0 (`LICENSE`). None of these packages is copied into it; they are installed beside it.
-Tools for development alone are not listed. PyTorch from PyPI brings NVIDIA's libraries for Linux, which are under NVIDIA's own
-licences; its build for CPUs does not. This file is made by `python .ci/licences.py`, and a test holds it against the
-installed packages.
+`pediatric_ecg` itself is under Apache-2.0 (`LICENSE`). None of these packages is copied into it; they are installed
+beside it. Tools for development alone are not listed. PyTorch from PyPI brings NVIDIA's libraries for Linux, which are
+under NVIDIA's own licences; its build for CPUs does not. This file is made by `python .ci/licences.py`, and a test
+holds it against the installed packages.
 
 | package | licence |
 |---|---|

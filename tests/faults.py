@@ -1,4 +1,4 @@
-"""Every command is killed, at every rename and at random moments, and started again; then it must have what it would have had.
+"""Every command is killed, at every rename and at random moments, started again, and must lose nothing.
 
     python tests/faults.py                 # the long form, `make test-faults`: 50 random moments for each command
     python tests/faults.py --short         # one rename for each command, and the other faults once; part of `make test`
@@ -32,8 +32,6 @@ import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
 
 import pediatric_ecg.annotate  # noqa: F401  imported here, so that no fork has to
-import pediatric_ecg.experiments
-import pediatric_ecg.report
 from pediatric_ecg import cli
 from pediatric_ecg.core import digest
 from pediatric_ecg.data import Database, register
@@ -46,6 +44,7 @@ from pediatric_ecg.train import TrainConfig
 
 SMALL = {"epochs": 2, "per_group": 4, "batch_size": 16}
 NETWORK = {"widths": [8, 8], "depth": 1, "heads": 2}
+_NO_RESULT = ("elapsed_s", "folder", "store", "git")  # keys of a manifest
 TIMES = ["seconds", "windows_per_s", "train_seconds"]  # columns of tables that are no result
 
 
@@ -166,7 +165,7 @@ def without_times(file):
         return table.drop(columns=TIMES, errors="ignore").to_csv(index=False)
     if file.name == "manifest.json" and file.parent.name != "store":
         manifest = json.loads(file.read_text())
-        return {name: value for name, value in manifest.items() if name not in ("elapsed_s", "folder", "store")}
+        return {name: value for name, value in manifest.items() if name not in _NO_RESULT}
     if file.name in ("report.html", "model_card.md"):
         page = re.sub("Time(</dt><dd>|:\\*\\* )[^<\n]*", "", file.read_text())
         return len(re.sub("data:image/[^\"]*", "", page)) // 100  # the training curves hold times too

@@ -1,4 +1,4 @@
-"""How far another precision, number of threads, batch or block may move a number: every bound is stated here and held."""
+"""How far precision, threads, batches and blocks may move a number: every bound is stated here and held."""
 import numpy as np
 import pytest
 import torch
@@ -29,8 +29,9 @@ def stores(records, tmp_path_factory):
     "The same windows in half and in single precision; single in blocks of another length."
     folder, names = records
     place = tmp_path_factory.mktemp("numerics")
+    how = {"records": names, "n_jobs": 1, "progress": False}
     return {
-        dtype: prepare(folder, place / dtype, dtype=dtype, records=names, block_seconds=seconds, n_jobs=1, progress=False)
+        dtype: prepare(folder, place / dtype, dtype=dtype, block_seconds=seconds, **how)
         for dtype, seconds in (("float16", 600.0), ("float32", 11.0))}
 
 
@@ -95,7 +96,8 @@ def test_one_thread_and_two(stores, network):
 
 def test_blocks_of_any_length_give_the_same_bytes(records, stores, tmp_path):
     folder, names = records
-    again = prepare(folder, tmp_path / "s", dtype="float32", records=names, block_seconds=600.0, n_jobs=1, progress=False)
+    how = {"records": names, "n_jobs": 1, "progress": False}
+    again = prepare(folder, tmp_path / "s", dtype="float32", block_seconds=600.0, **how)
     for name in stores["float32"].arrays:
         assert (again.path / f"{name}.npy").read_bytes() == (stores["float32"].path / f"{name}.npy").read_bytes()
 

@@ -113,7 +113,8 @@ def test_what_cannot_be_made_again_is_one_line(made, tmp_path, capsys, what):
     code = cli.main(["reproduce", str(place)])
     error = capsys.readouterr().err
     assert code == 2 and error.count("\n") == 1
-    assert {"records": "--records", "protocol": "run it anew", "train": "run it anew", "no run": "missing"}[what] in error
+    words = {"records": "--records", "protocol": "run it anew", "train": "run it anew", "no run": "missing"}
+    assert words[what] in error
     assert not list(tmp_path.glob("*again*"))
 
 

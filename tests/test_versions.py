@@ -1,4 +1,4 @@
-"""What an earlier version wrote, this one reads, goes on from, and comes to the same figures (tests/fixtures/make.py)."""
+"""What an earlier version wrote, this one reads, goes on from, and comes to the same figures (fixtures/make.py)."""
 import importlib.util
 import json
 import shutil
