@@ -14,7 +14,7 @@ from pediatric_ecg.experiments.run import QUICK
 from pediatric_ecg.losses import OBJECTIVES
 from pediatric_ecg.train import TrainConfig
 
-COMMANDS = "simulate download check prepare train run evaluate report annotate experiment pretrain".split()
+COMMANDS = "simulate download check prepare train run evaluate report annotate reproduce experiment pretrain".split()
 
 
 @pytest.fixture

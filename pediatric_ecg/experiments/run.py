@@ -302,10 +302,10 @@ def machine_of(
 )->dict[str, str]: # As it stands in the manifest
     "What computes: another system, processor or device may add numbers in another order."
     device = make_fabric(config.accelerator, config.precision).device
-    on_cpu = device.type == 'cpu'
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type
     return {'system': platform.system(), 'machine': platform.machine(), 'processor': _processor(),
             'instructions': torch.backends.cpu.get_cpu_capability(),
-            'device': 'cpu' if on_cpu else torch.cuda.get_device_name(device)}
+            'device': name}
 
 def _processor():
     "What the processor calls itself; '' where it cannot be asked."
