@@ -14,6 +14,7 @@ from pediatric_ecg.windows.leads import ABSURD_MV
 OTHER_ORDER = 1e-5  # other threads or another batch: the same numbers, added in another order
 SINGLE = 1e-4  # the network in single instead of double precision
 HALF = 2e-2  # windows kept in half instead of single precision
+BLOCK_MV = 1e-5  # of a sample: records read in blocks of another length, whose sums begin elsewhere
 
 CLASSES = 5
 
@@ -94,12 +95,12 @@ def test_one_thread_and_two(stores, network):
     assert np.abs(answers[0] - answers[1]).max() < OTHER_ORDER
 
 
-def test_blocks_of_any_length_give_the_same_bytes(records, stores, tmp_path):
+def test_blocks_of_any_length_move_a_sample_by_less_than_is_kept(records, stores, tmp_path):
     folder, names = records
     how = {"records": names, "n_jobs": 1, "progress": False}
     again = prepare(folder, tmp_path / "s", dtype="float32", block_seconds=600.0, **how)
     for name in stores["float32"].arrays:
-        assert (again.path / f"{name}.npy").read_bytes() == (stores["float32"].path / f"{name}.npy").read_bytes()
+        assert np.abs(again.arrays[name] - stores["float32"].arrays[name]).max() < BLOCK_MV
 
 
 def record(folder, samples):
