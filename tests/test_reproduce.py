@@ -1,6 +1,7 @@
 """A run made again: bit-equal where everything is the same, and what differs where something is not."""
 import json
 import shutil
+from importlib import import_module
 
 import pandas as pd
 import pytest
@@ -62,7 +63,7 @@ def test_the_number_of_threads_is_that_of_the_manifest(made, tmp_path, monkeypat
         seen.append(torch.get_num_threads())
         shutil.copytree(made[1], out)
 
-    monkeypatch.setattr("pediatric_ecg.experiments.reproduce.run", instead)
+    monkeypatch.setattr(import_module("pediatric_ecg.experiments.reproduce"), "run", instead)
     before = torch.get_num_threads()
     found = reproduce(first, n_jobs=1)
     assert seen == [before + 1] and torch.get_num_threads() == before
