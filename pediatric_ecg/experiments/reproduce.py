@@ -95,7 +95,8 @@ def _arrays(first, second):
     if not differing:
         return ''
     floats = [name for name in differing if _is_float(one[name])]
-    largest = max((np.nanmax(np.abs(one[name].astype(float) - other[name].astype(float))) for name in floats), default=0)
+    apart = [np.abs(one[name].astype(float) - other[name].astype(float)) for name in floats]
+    largest = max((np.nanmax(array) for array in apart), default=0)
     return f'{len(differing)} of {len(one)} arrays differ; numbers by at most {largest:.2g}'
 
 def _is_float(array):
