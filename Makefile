@@ -8,7 +8,7 @@ DEMO    := demo
 TESTENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-notebooks test-suite test-slow check-sync fuzz quarto docs bench lab clean
+.PHONY: help demo test test-notebooks test-suite test-slow test-faults coverage check-sync fuzz lock audit build quarto docs bench lab clean
 
 help: ## Say what each target does
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -41,10 +41,32 @@ test-suite: $(STAMP)
 test-slow: $(STAMP) ## Run every notebook from a fresh kernel, with its slow cells too
 	$(TESTENV) $(BIN)/nbdev_test --flags slow --n_workers 2 --do_print
 
+KILLS ?= 50
+test-faults: $(STAMP) ## Kill every command at each rename and at random moments, and start it again (KILLS=50; about an hour)
+	$(TESTENV) $(BIN)/python tests/faults.py --kills $(KILLS)
+
+coverage: $(STAMP) ## Run the test suite and ask for 92 % of the package's lines and branches
+	$(BIN)/pip install --quiet pytest-cov
+	$(TESTENV) $(BIN)/pytest --cov=pediatric_ecg --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=92
+
 CASES ?= 21000
 SEED  ?= 0
 fuzz: $(STAMP) ## Try many damaged files of each kind (CASES=21000 SEED=0; about a quarter of an hour)
 	$(TESTENV) $(BIN)/python tests/fuzz.py --cases $(CASES) --seed $(SEED)
+
+lock: ## Write requirements.lock, hashes and all, from settings.ini and constraints.txt (needs uv)
+	@command -v uv >/dev/null || { echo "make: the lock file needs uv (https://docs.astral.sh/uv)" >&2; exit 2; }
+	uv pip compile setup.py --constraint constraints.txt --universal --generate-hashes --python-version 3.11.5 \
+	  --no-annotate --custom-compile-command 'make lock' --quiet --output-file requirements.lock
+
+audit: $(STAMP) ## Ask a public service for known vulnerabilities of the versions in requirements.lock (needs the network)
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement requirements.lock --disable-pip --require-hashes
+
+build: $(STAMP) ## Build the wheel and the source distribution in dist/
+	rm -rf dist build
+	$(BIN)/pip install --quiet --constraint constraints.txt build
+	$(BIN)/python -m build --no-isolation
 
 # The package has no wheel: it downloads Quarto from GitHub while it is installed, so it is no part of the dev packages.
 QUARTO  := quarto-cli==1.9.38

@@ -21,7 +21,7 @@ import pandas as pd
 from edfio import Edf, EdfAnnotation
 from matplotlib.figure import Figure
 
-from .core import DataError, check_keys, replacing
+from .core import DataError, check_keys, csv_safe, replacing
 from .figures import RhythmLook, Strip, drawing, plain_name, png, rhythm_looks
 from .surroundings import locked, undisturbed
 from .data.databases import Database
@@ -337,13 +337,13 @@ def _write(out, name, segments, header, database, about, warnings, picture):
     comments = _identity(about, warnings)
     parts = {
         '.png': png(picture, 110),
-        '.csv': segments.round(4).assign(network='; '.join(comments)).to_csv(index=False).encode(),
+        '.csv': csv_safe(segments.round(4).assign(network='; '.join(comments))).to_csv(index=False).encode(),
         '.rhythms.edf': _edf_annotations(segments, about, comments),
     }
     out.mkdir(parents=True, exist_ok=True)
     with locked(out/f'.{name}.lock', out/name, wait=True):
         database = replace(database, annotator='rhy')
-        with tempfile.TemporaryDirectory(dir=out) as work:
+        with tempfile.TemporaryDirectory() as work: # not in `out`, where a killed process would leave it
             markers = _markers(segments, header.fs, comments)
             written = write_annotations(Path(work)/name, markers, database)
             annotation = written.read_bytes()

@@ -508,6 +508,28 @@ def _experiment(
         store, output_folder(out), recipe=recipe, n_jobs=jobs, quick=quick, progress=True, epochs=epochs,
         repeats=repeats, simulated=simulated, only=wanted, splits=tuple(split or ()), changes=_changes(more)))
 
+# %% ../nbs/use/02_cli.ipynb #reproduce-code
+@app.command('reproduce')
+def _reproduce(
+    run:Run,
+    out:Annotated[Optional[Path], typer.Option(
+        '--out', metavar='DIR', show_default=False,
+        help='Keep the second run here. [default: it is made beside RUN, and removed]')]=None,
+    records:Annotated[Optional[Path], typer.Option(
+        '--records', metavar='DIR', show_default=False,
+        help='Where the records are now. [default: where the run found them]')]=None,
+    jobs:Jobs=-1,
+):
+    """Make a run again and compare it bit by bit.
+
+    Uses the settings, the seed and the number of threads of its manifest. Says what differs: data, versions,
+    code or machine, and how much it changes. Exit code 1 where anything differs."""
+    from pediatric_ecg.experiments.reproduce import reproduce
+    found = reproduce(run, out, records=records, n_jobs=jobs, progress=_progress())
+    print(found.text())
+    if not found.equal:
+        raise typer.Exit(1)
+
 # %% ../nbs/use/02_cli.ipynb #c014-900fbb
 def complaint(
     error:BaseException, # What came up

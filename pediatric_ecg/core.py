@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LONGEST_LINE', 'LONGEST_PATH', 'PediatricECGError', 'DataError', 'LeakError', 'MissingPackageError', 'wfdb_quiet',
            'replacing', 'write_text', 'write_json', 'file_size', 'read_bytes', 'check_last_line', 'decode_text',
-           'parse_json', 'read_json', 'typed', 'check_keys', 'read_table', 'inside', 'compile_pattern', 'search',
-           'digest', 'differences', 'versions', 'git_revision', 'shared', 'short_repr']
+           'parse_json', 'read_json', 'typed', 'check_keys', 'read_table', 'csv_safe', 'csv_plain', 'inside',
+           'compile_pattern', 'search', 'digest', 'differences', 'versions', 'git_revision', 'shared', 'short_repr']
 
 # %% ../nbs/00_core.ipynb #core-03
 import csv
@@ -383,6 +383,33 @@ def _table_rows(text, file, remedy):
     except csv.Error as error:
         raise DataError(f'{file}: line {line}: not readable as a row of cells ({error}); {remedy}') from None
     return rows
+
+# %% ../nbs/00_core.ipynb #csv-code
+_FORMULA = re.compile("'*[=+\\-@\t\r]")
+
+def csv_safe(
+    table:'pd.DataFrame', # To be written
+)->'pd.DataFrame': # The same table where no text begins like a formula
+    "Texts that a spreadsheet would take for a formula, with an apostrophe in front; numbers stay as they are."
+    return _each_text(table, lambda text: "'" + text)
+
+def csv_plain(
+    table:'pd.DataFrame', # As it was read
+)->'pd.DataFrame': # The same table where there was no such text
+    "The opposite of `csv_safe`."
+    return _each_text(table, lambda text: text.removeprefix("'"))
+
+def _each_text(table, change):
+    "The table with every text changed that begins like a formula, or with apostrophes before one."
+    for column in table:
+        cells = table[column]
+        if cells.dtype.kind != 'O':
+            continue
+        texts = [cell for cell in cells.unique() if isinstance(cell, str)]
+        changed = {text: change(text) for text in texts if _FORMULA.match(text)}
+        if changed:
+            table = table.assign(**{column: [changed.get(cell, cell) for cell in cells]})
+    return table
 
 # %% ../nbs/00_core.ipynb #core-26
 LONGEST_PATH = 2000 # bytes; systems refuse paths of more than 1,024 to 4,096

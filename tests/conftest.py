@@ -1,8 +1,47 @@
 """Fixtures that several test modules share: the real data beside the project, and one small simulated study."""
+import ipaddress
+import socket
+
 import pytest
 
 import pediatric_ecg.data  # noqa: F401  imports wfdb 4.3 without the warnings that pandas 3.1 gives on it
 from pediatric_ecg.core import shared as shared_folder
+
+
+def _on_this_machine(host):
+    "Whether a name or an address means this machine."
+    if host in ("localhost", "", None, socket.gethostname()):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    "A test that reaches for another machine fails, whatever the code does with the error."
+
+    def guarded(call):
+        def connect(self, address, *more):
+            host = address[0] if isinstance(address, tuple) else ""  # a path is a socket of this machine
+            if not _on_this_machine(host):
+                pytest.fail(f"a test connects to {host}")
+            return call(self, address, *more)
+
+        return connect
+
+    def resolve(host, *more, **names):
+        if not _on_this_machine(host):
+            pytest.fail(f"a test asks for the address of {host}")
+        return resolver(host, *more, **names)
+
+    resolver = socket.getaddrinfo
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
+        patch.setattr(socket, "getaddrinfo", resolve)
+        yield
 
 
 @pytest.fixture(scope="session")

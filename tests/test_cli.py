@@ -19,7 +19,8 @@ from pediatric_ecg.losses import OBJECTIVES
 from pediatric_ecg.nn.peers import PEERS
 from pediatric_ecg.train import TrainConfig
 
-COMMANDS = "simulate download check prepare train run evaluate report compare annotate explain experiment pretrain".split()
+COMMANDS = ("simulate download check prepare train run evaluate report compare annotate explain reproduce experiment "
+            "pretrain").split()
 
 
 @pytest.fixture

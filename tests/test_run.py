@@ -242,9 +242,9 @@ def test_what_is_written_is_what_is_read(finished, tmp_path):
 def test_the_manifest_has_the_names_that_readers_rely_on(finished):
     manifest = json.loads((finished / "manifest.json").read_text())
     assert list(manifest) == [
-        "preprocess", "modalities", "title", "simulated", "quick", "notes", "versions", "git", "database",
-        "protocol", "audit", "corrections", "seeds", "folds_hash", "store", "elapsed_s", "data_sha256", "cohort",
-        "windows", "flow", "subject_notes", "pool"]
+        "preprocess", "modalities", "title", "simulated", "quick", "notes", "versions", "git", "machine", "threads",
+        "database", "protocol", "audit", "corrections", "seeds", "folds_hash", "store", "elapsed_s", "data_sha256",
+        "cohort", "windows", "flow", "subject_notes", "pool"]
     assert list(manifest["cohort"][0]) == ["label", "windows", "patients", "scored"]
     assert list(manifest["windows"]) == ["seconds", "n", "patients", "stride", "label", "grouping"]
     assert list(manifest["database"]) == ["name", "title", "citation", "licence"]

@@ -211,14 +211,18 @@ def _registry(folder, url, timeout):
     return sums
 
 # %% ../../nbs/data/08_download.ipynb #c017-072e96
-def _fetch(names, source, downloader, n_jobs):
+_ASIDE = '.download' # folder inside of the one to fill; what a killed process leaves there is removed by the next
+
+def _fetch(names, folder, source, downloader, n_jobs):
     """Fetch all files, several at once; one that fails does not keep the others from coming.
-    Gives file → reason.
+    Each is verified aside before it takes its name. Gives file → reason.
     """
     failed = {}
     def fetch_one(name):
         try:
-            source.fetch(name, downloader=downloader)
+            verified = source.fetch(name, downloader=downloader)
+            (folder/name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(verified, folder/name)
         except (Stopped, OSError, ValueError) as error: # errors of requests are OSErrors too
             failed[name] = _reason(error)
     with ThreadPoolExecutor(n_jobs) as pool:
@@ -297,12 +301,17 @@ def download(
     # One file cannot be larger than all, by and large.
     most = 2*guess or 1e11
     # pooch would take a folder '~x' for a home.
-    place = str(folder.absolute())
-    source = pooch.create(place, url, registry=hashes, urls=urls, retry_if_failed=retries)
+    aside = folder.absolute()/_ASIDE
+    if aside.is_symlink():
+        aside.unlink() # written through a link, files would lie somewhere else
+    source = pooch.create(str(aside), url, registry=hashes, urls=urls, retry_if_failed=retries)
     bar = tqdm(total=total, initial=begun, unit='B', unit_scale=True, desc=database.name,
                disable=not progress)
-    with bar:
-        failed = _fetch(list(sizes), source, Resume(folder, bar, timeout, sizes, most), n_jobs)
+    try:
+        with bar:
+            failed = _fetch(list(sizes), folder, source, Resume(folder, bar, timeout, sizes, most), n_jobs)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     if failed:
         file, reason = next(iter(failed.items()))
         more = f' (and {len(failed) - 1} more files failed)' if len(failed) > 1 else ''

@@ -200,7 +200,7 @@ def _claim(out, identity):
             what = ' and '.join(other)
             raise DataError(f'{out}: holds a grid with other {what}; choose another --out')
         identity['folds'] = old['folds'] | identity['folds']
-    elif out.exists() and any(path.name != LOCK for path in out.iterdir()):
+    elif out.exists() and any(path.name not in (LOCK, f'{file.name}.partial') for path in out.iterdir()):
         raise DataError(f'{out}: exists with other content; choose another --out')
     out.mkdir(parents=True, exist_ok=True)
     write_json(file, identity)

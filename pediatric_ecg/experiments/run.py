@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['QUICK', 'FEWEST_WINDOWS', 'AUDITED', 'PACKAGES', 'make_folds', 'scored_labels', 'final_fold', 'class_geometry',
            'cohort_rows', 'metrics_of', 'cross_validate', 'ask_floors', 'network_of_people', 'members_of', 'apart',
-           'floors_to_ask', 'folds_with_people', 'people_beside', 'train_store', 'run', 'evaluate_run']
+           'floors_to_ask', 'machine_of', 'folds_with_people', 'people_beside', 'train_store', 'run', 'evaluate_run']
 
 # %% ../../nbs/experiments/02_run.ipynb #c003-9cebef
 import hashlib
 import json
+import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -38,7 +39,7 @@ from ..splits.folds import folds_hash, save_folds, with_simulated
 from ..splits.split import evaluable, patient_folds, random_folds
 from ..surroundings import import_matplotlib, progress_bar, undisturbed
 from ..train.config import TrainConfig
-from ..train.resident import tensors
+from ..train.resident import make_fabric, tensors
 from ..train.loop import FitResult, predict
 from ..train.people import fit_on_people, people_config
 from ..train.sampling import count_terms
@@ -296,6 +297,25 @@ AUDITED = (
     'patients on two sides in the random folds alone')
 PACKAGES = ('pediatric_ecg', 'numpy', 'scipy', 'pandas', 'wfdb', 'torch', 'sklearn')
 
+def machine_of(
+    config:TrainConfig, # Names the device and the precision
+)->dict[str, str]: # As it stands in the manifest
+    "What computes: another system, processor or device may add numbers in another order."
+    device = make_fabric(config.accelerator, config.precision).device
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type
+    return {'system': platform.system(), 'machine': platform.machine(), 'processor': _processor(),
+            'instructions': torch.backends.cpu.get_cpu_capability(),
+            'device': name}
+
+def _processor():
+    "What the processor calls itself; '' where it cannot be asked."
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor()
+
 def _manifest(store, labels, folds, config, protocol, quick, elapsed, about):
     "What made a run, as far as its windows tell."
     sources = {}
@@ -315,6 +335,7 @@ def _manifest(store, labels, folds, config, protocol, quick, elapsed, about):
         folds_hash=folds_hash(folds), audit=AUDITED.format(folds=len(folds)),
         corrections=count_terms(config.loss, **config.loss_args),
         versions=versions(*PACKAGES), git=git_revision(),
+        machine=machine_of(config), threads=torch.get_num_threads(),
         data_sha256=hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest(),
         store=str(store.path), elapsed_s=round(elapsed, 1),
         flow=flow_of(store), subject_notes=list(store.manifest.get('subject_notes', [])), beside=about)

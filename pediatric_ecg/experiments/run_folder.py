@@ -26,8 +26,8 @@ import pandas as pd
 from pydantic import confloat, conint
 
 from pediatric_ecg.core import (
-    DataError, check_keys, check_last_line, file_size, read_json, replacing, short_repr, typed, write_json,
-    write_text,
+    DataError, check_keys, check_last_line, csv_plain, csv_safe, file_size, read_json, replacing, short_repr, typed,
+    write_json, write_text,
 )
 from ..evaluate.pool import MEMBERS
 from ..surroundings import locked, output_folder
@@ -73,7 +73,7 @@ def _refuse_existing(out):
 def _claim(work, settings):
     "Write the settings into the folder of an unfinished run, or check that its work was done with them."
     text = json.dumps(settings, indent=1, sort_keys=True, default=str)
-    if work.exists() and any(work.iterdir()):
+    if work.exists() and any(path.name != f'{SETTINGS}.partial' for path in work.iterdir()): # else killed at once
         old, new = _read_json(work/SETTINGS), json.loads(text)
         differing = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if differing:
@@ -153,6 +153,8 @@ class Manifest:
     notes: list[str] = field(default_factory=list) # What a reader must know of the database
     versions: dict = field(default_factory=dict) # Package → version
     git: str = '' # Revision of the code
+    machine: dict[str, str] = field(default_factory=dict) # System, processor, its instructions, device
+    threads: int|None = None # Of PyTorch where it computes outside of a fold; None: not recorded
     database: DatabaseNames = field(default_factory=DatabaseNames) # Where the records come from
     protocol: Protocol|None = None # How the network was judged; None: not recorded
     audit: str = '' # What was checked for leaks
@@ -287,7 +289,7 @@ def read_predictions(
 )->pd.DataFrame: # One row per test window and split
     "Predictions with names as text: subject '0010' is not 10, and rhythm 'NA' is not a missing value."
     text = dict.fromkeys(TEXT_COLUMNS, str)
-    table = _read_csv(file, dtype=text, keep_default_na=False, na_values=[''])
+    table = csv_plain(_read_csv(file, dtype=text, keep_default_na=False, na_values=['']))
     for column in ('split', 'subject', 'truth', 'prediction'):
         if column not in table:
             raise DataError(f'{file}: has no column {column!r}; {_REMEDY}')
@@ -301,7 +303,7 @@ def read_floors(
     file:str|Path, # `floors.csv` of a run; compressed too, as .csv.gz
 )->pd.DataFrame: # One row per test window and split
     "What the floors call the test windows, rhythms as text."
-    table = _read_csv(file, dtype=str, keep_default_na=False)
+    table = csv_plain(_read_csv(file, dtype=str, keep_default_na=False))
     for column in ('split', 'repeat', 'window'):
         if column not in table:
             raise DataError(f'{file}: has no column {column!r}; remove it, and evaluate again')
@@ -324,9 +326,9 @@ def write_csv(
     file:str|Path, # To write
     table:pd.DataFrame, # Without its index
 ):
-    "A table that is there whole or not at all."
+    "A table that is there whole or not at all; no text in it begins like a formula of a spreadsheet."
     with replacing(file) as aside:
-        table.to_csv(aside, index=False)
+        csv_safe(table).to_csv(aside, index=False)
 
 def _read_csv(file, **options):
     "A table. Raises DataError where the file is damaged."

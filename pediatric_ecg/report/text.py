@@ -233,6 +233,7 @@ def made_how(
         ('Data, SHA-256', manifest.data_sha256),
         ('Code revision', manifest.git),
         ('Versions', in_words(manifest.versions)),
+        ('Machine', _machine(manifest)),
         ('Time', _duration(manifest.elapsed_s))]
     return [(name, text) for name, text in rows if text and text != 'none']
 
@@ -288,6 +289,13 @@ def _splits(protocol):
     return (f'{protocol.folds} folds, {repeats}, of random windows and of patients; '
             f'not evaluable below {protocol.min_patients} patients; '
             'intervals over patients, linearised, with Student’s t')
+
+def _machine(manifest):
+    "What computed; '' where it is not recorded."
+    parts = [part for part in manifest.machine.values() if part]
+    if manifest.threads is not None:
+        parts.append(counted(manifest.threads, 'thread'))
+    return ', '.join(parts)
 
 def _network(model):
     "The options of the network, less those that the windows determine."

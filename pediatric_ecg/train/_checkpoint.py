@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import conint
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..core import DataError, check_keys, differences, digest, read_json, replacing, write_json
@@ -63,9 +63,9 @@ def save_checkpoint(
     with replacing(new) as aside:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        save_file(_flat(checkpoint.weights), aside/'weights.safetensors')
-        save_file(_flat(moments), aside/'optimizer.safetensors')
-        save_file(chance, aside/'chance.safetensors')
+        parts = {'weights': _flat(checkpoint.weights), 'optimizer': _flat(moments), 'chance': chance}
+        for name, tensors in parts.items():
+            (aside/f'{name}.safetensors').write_bytes(save(tensors)) # a full disk is an OSError here
         write_json(aside/'state.json', {
             'epoch': checkpoint.epoch,
             'settings': settings,

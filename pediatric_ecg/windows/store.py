@@ -455,10 +455,11 @@ class StoreWriter:
         if file.exists():
             begun_with = read_json(file, dict, f'delete {self.partial}')
             self._compare(begun_with, self.partial, 'delete this folder, or repeat with what it was begun with')
-        elif self.partial.exists() and any(self.partial.iterdir()):
+        elif self.partial.exists() and any(path.name != f'{file.name}.partial' for path in self.partial.iterdir()):
             raise DataError(f'{self.partial}: exists and was not begun by prepare; move it away')
-        self.parts.mkdir(parents=True, exist_ok=True)
-        write_json(file, self.parameters)
+        self.partial.mkdir(parents=True, exist_ok=True)
+        write_json(file, self.parameters) # before anything else: whoever is killed here is not in his own way
+        self.parts.mkdir(exist_ok=True)
 
     def finish(self,
         numbers, # Of the parts to join, in order
