@@ -10,7 +10,7 @@ import torch
 from pediatric_ecg import cli
 from pediatric_ecg.core import DataError
 from pediatric_ecg.experiments import Protocol, reproduce, run, train_store
-from pediatric_ecg.experiments.reproduce import compare_runs
+from pediatric_ecg.experiments.reproduce import check_reproduction
 from pediatric_ecg.sim import simulate
 from pediatric_ecg.train import TrainConfig
 
@@ -122,16 +122,16 @@ def test_what_cannot_be_made_again_is_one_line(made, tmp_path, capsys, what):
 def test_two_runs_are_compared_file_by_file(made, tmp_path):
     "Missing files, other answers, other weights; where and when is no difference."
     one, other = (shutil.copytree(made[1], tmp_path / name) for name in ("one", "other"))
-    assert compare_runs(one, other).equal
+    assert check_reproduction(one, other).equal
     table = pd.read_csv(other / "history.csv")
     table.assign(seconds=9.0, windows_per_s=1.0).to_csv(other / "history.csv", index=False)
-    assert compare_runs(one, other).equal
+    assert check_reproduction(one, other).equal
     (other / "similarity.json").unlink()
     (other / "more.txt").write_text("more")
-    found = compare_runs(one, other)
+    found = check_reproduction(one, other)
     assert found.files["similarity.json"] == "is missing in the second run"
     assert found.files["more.txt"] == "is in the second run alone"
     network = bytearray((other / "model.safetensors").read_bytes())
     network[-2] ^= 1
     (other / "model.safetensors").write_bytes(network)
-    assert "1 of" in compare_runs(one, other).files["model.safetensors"]
+    assert "1 of" in check_reproduction(one, other).files["model.safetensors"]
