@@ -244,7 +244,8 @@ def _how_often_right(about, rhythm):
     if np.isnan(precision):
         return '  how often this name is right is not on file'
     interval = '' if np.isnan(low) else f' ({100*low:.0f}–{100*high:.0f})'
-    return f'  so named rightly in {about.unseen}: {100*precision:.0f} %{interval}'
+    doubtful = 'doubtful, ' if precision < DOUBTFUL else ''
+    return f'  {doubtful}so named rightly in {about.unseen}: {100*precision:.0f} %{interval}'
 
 # %% ../nbs/use/00_annotate.ipynb #window-probabilities
 def window_probabilities(
@@ -329,6 +330,9 @@ def _edf_annotations(segments, about, comments):
             text = f'{NONE}, nearest {segment.second_best}'
         elif segment.rhythm:
             text = f'{about.spoken(segment.rhythm)}, probability {segment.probability:.2f}'
+            precision, _, _ = about.precision(segment.rhythm)
+            if precision < DOUBTFUL:
+                text += f', doubtful: so named rightly in {about.unseen}: {100*precision:.0f} %'
         annotations.append(EdfAnnotation(segment.start_s, segment.end_s - segment.start_s, text))
     return Edf([], annotations=annotations).to_bytes()
 
