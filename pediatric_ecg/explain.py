@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from .core import DataError, PediatricECGError, replacing, write_text
-from .annotate import RESEARCH, read_config, window_at
+from .annotate import RESEARCH, check_is_folder, read_config, window_at
 from .data.headers import lead_slots, read_header
 from .evaluate.calibration import temper
 from .evaluate.plots import MODALITIES, slot_name
@@ -245,7 +245,7 @@ def draw(
             draw_trace=_tinted(smoothed[modality], norm))
     question = f'Why {plain_name(classes[e.target], names)} and not {plain_name(classes[e.against], names)}'
     question += f' (log-odds {e.contrast:.1f}): red for, blue against'
-    lines = [part for line in [*title, question, *e.others] for part in textwrap.wrap(line, 105)]
+    lines = [part for line in [*title, *e.others, question] for part in textwrap.wrap(line, 105)]
     head = 5. + 4*len(lines)
     # drawn anywhere first: only then is known how high each paper is
     fig = Figure(facecolor='white')
@@ -438,6 +438,7 @@ def explain_record(
 
     Raises DataError for a record or a window that is not there, a lead or a rhythm that the network does not know."""
     run, record, out = Path(run), Path(record), Path(out)
+    check_is_folder(out)
     ensemble, config, about = Ensemble.load(run), read_config(run), known(run)
     classes, pre, database = config['classes'], config['preprocess'], config['database']
     target, other = _number_of(rhythm, classes, '--rhythm'), _number_of(against, classes, '--against')

@@ -128,8 +128,8 @@ class Known:
             never = in_words([self.spoken(label) for label in self.never])
             sentences.append(f'its records hold rhythms that it can never answer: {never}')
         if not self.chosen_on:
-            sentences.append('by itself it gives a name to everything: below which probability it had better not is not '
-                             'on file; --threshold sets a limit')
+            sentences.append('by itself it gives a name to everything: below which probability it had better not '
+                             'is not on file; --threshold sets a limit')
         if not self.unseen:
             sentences.append('how well it knows its rhythms in unseen patients is not on file')
         return sentences + self.cautions
