@@ -129,7 +129,7 @@ def _other_members(ensemble, signals, masks, answer):
     own = ensemble.weights['network']
     sentences = [f'Only the network is explained; its weight is {own:.2f}, beside {words}.']
     if own < sum(others.values()):
-        sentences.append('So most of what decides is not explained here.')
+        sentences[0] += ' So most of what decides is not explained here.'
     windows_and_masks = ({name: tensor.numpy() for name, tensor in part.items()} for part in (signals, masks))
     pooled = int(ensemble(*windows_and_masks)[0].argmax())
     if pooled != answer:
