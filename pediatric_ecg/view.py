@@ -94,7 +94,8 @@ def _draw_traces(ax, time, signals, leads):
         ax.plot([time[-1]]*2, [1, 1 + millivolt], color='black', lw=2, clip_on=False)
         ax.text(time[-1], 1 + millivolt, '1 mV ', ha='right', va='top', fontsize=8)
     for row in range(len(leads)):
-        ax.plot(time, .5*centred[:, row]/scale[row] - row, color=SURFACE_INK if is_surface[row] else CATHETER_INK, lw=.7)
+        ink = SURFACE_INK if is_surface[row] else CATHETER_INK
+        ax.plot(time, .5*centred[:, row]/scale[row] - row, color=ink, lw=.7)
 
 def _draw_notes(ax, notes, database, rate, start, stop):
     "Beats as ticks with their symbols, rhythms as lines with their names."
