@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LOWEST_LOG', 'NONE', 'DOUBTFUL', 'MOSTLY_USABLE', 'RESEARCH', 'SHOWN_SECONDS', 'smooth_rhythms', 'refuse',
            'windows_of', 'window_at', 'to_segments', 'Annotated', 'window_probabilities', 'record_picture',
-           'read_config', 'choose_network', 'record_of', 'is_record', 'records_of', 'annotate_all', 'annotate']
+           'read_config', 'choose_network', 'record_of', 'is_record', 'records_of', 'check_is_folder', 'annotate_all',
+           'annotate']
 
 # %% ../nbs/use/00_annotate.ipynb #c003-7973ef
 import json
@@ -25,7 +26,7 @@ from .core import DataError, check_keys, csv_safe, replacing
 from .figures import RhythmLook, Strip, drawing, plain_name, png, rhythm_looks
 from .surroundings import locked, undisturbed
 from .data.databases import Database
-from .data.headers import Header, all_headers, check_signal_file, lead_slots, read_header
+from .data.headers import Header, all_headers, check_signal_file, lead_slots, match_slots, read_header
 from .data.records import read_signals
 from .data.rhythms import group, segments as marked_segments, window_samples
 from .data.annotations import find_annotations, write_annotations
@@ -244,7 +245,8 @@ def _how_often_right(about, rhythm):
     if np.isnan(precision):
         return '  how often this name is right is not on file'
     interval = '' if np.isnan(low) else f' ({100*low:.0f}–{100*high:.0f})'
-    return f'  so named rightly in {about.unseen}: {100*precision:.0f} %{interval}'
+    doubtful = 'doubtful, ' if precision < DOUBTFUL else ''
+    return f'  {doubtful}so named rightly in {about.unseen}: {100*precision:.0f} %{interval}'
 
 # %% ../nbs/use/00_annotate.ipynb #window-probabilities
 def window_probabilities(
@@ -293,6 +295,11 @@ def _notes(slots, usable_share, database, header, pre):
             notes.append(f"{modality}: not in this record and masked: {', '.join(absent)}")
         if flat:
             notes.append(f"{modality}: flat or missing and masked: {', '.join(flat)}")
+    everything = [channel for channels in slots.values() for channel in channels]
+    lacking = everything.count(None)
+    if lacking > len(everything)/2:
+        notes.append(f'{lacking} of the {len(everything)} leads of the network are not in this record: how often its '
+                     'names are right was measured on records that have them')
     return notes
 
 # %% ../nbs/use/00_annotate.ipynb #files-b
@@ -329,6 +336,9 @@ def _edf_annotations(segments, about, comments):
             text = f'{NONE}, nearest {segment.second_best}'
         elif segment.rhythm:
             text = f'{about.spoken(segment.rhythm)}, probability {segment.probability:.2f}'
+            precision, _, _ = about.precision(segment.rhythm)
+            if precision < DOUBTFUL:
+                text += f', doubtful: so named rightly in {about.unseen}: {100*precision:.0f} %'
         annotations.append(EdfAnnotation(segment.start_s, segment.end_s - segment.start_s, text))
     return Edf([], annotations=annotations).to_bytes()
 
@@ -548,6 +558,11 @@ class _Reader:
     def check(self, record, header):
         "Raises DataError for a record that this network cannot annotate, before any work."
         check_signal_file(header)
+        known_leads = [lead for leads in self.database.modalities.values() for lead in leads]
+        if not any(channel is not None for channels in match_slots(header.leads, self.database.modalities).values()
+                   for channel in channels):
+            raise DataError(f'{header.file}: none of its leads ({" ".join(header.leads)[:200]}) is known to '
+                            f'{self.about.name}, which knows {" ".join(known_leads)[:200]}; choose another RUN')
         slots = lead_slots(header, self.database)
         last = n_out(header.n_samples, header.fs, self.pre) - window_length(self.seconds, self.pre.fs)
         if last < 0:
@@ -652,6 +667,14 @@ def records_of(
                             'annotate them into two folders')
     return records
 
+def check_is_folder(
+    out:str|Path, # Where files will be written
+):
+    "Raises DataError, before any work, where a file is in the place of the folder."
+    file = next((place for place in (Path(out), *Path(out).parents) if place.exists()), Path(out))
+    if file.exists() and not file.is_dir():
+        raise DataError(f'{file}: is a file, and --out is to be a folder; choose another name')
+
 def annotate_all(
     run:str|Path|None, # Run folder; None: a network of the package for each record
     records:str|Path|list, # Records, their files, or folders of records
@@ -667,6 +690,7 @@ def annotate_all(
     Raises DataError and PediatricECGError as `annotate` does."""
     if run is not None and network is not None:
         raise DataError(f'network {network!r} and the run {run}: give one of them')
+    check_is_folder(out)
     readers, jobs = {}, []
     if run is not None: # what is wrong with it is said before anything about a record
         readers[Path(run)] = _Reader(Path(run), stride, smooth, dwell, threshold)

@@ -378,6 +378,8 @@ def _compare(
 def _run_and_records(places, network):
     "RUN, or None, and the records: the first place is a run unless it is a record, or a folder of records."
     from pediatric_ecg.annotate import is_record
+    if len(places) == 1 and (places[0]/'config.json').exists():
+        raise typer.BadParameter(f'{places[0]}: is a run; give the records to annotate after it')
     if len(places) == 1 or is_record(places[0]):
         return None, places
     if network is not None:

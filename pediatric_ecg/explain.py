@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from .core import DataError, PediatricECGError, replacing, write_text
-from .annotate import RESEARCH, read_config, window_at
+from .annotate import RESEARCH, check_is_folder, read_config, window_at
 from .data.headers import lead_slots, read_header
 from .evaluate.calibration import temper
 from .evaluate.plots import MODALITIES, slot_name
@@ -128,11 +128,14 @@ def _other_members(ensemble, signals, masks, answer):
     words = ', '.join(f'{MEMBERS[name]} {weight:.2f}' for name, weight in others.items())
     own = ensemble.weights['network']
     sentences = [f'Only the network is explained; its weight is {own:.2f}, beside {words}.']
+    if own < sum(others.values()):
+        sentences[0] += ' So most of what decides is not explained here.'
     windows_and_masks = ({name: tensor.numpy() for name, tensor in part.items()} for part in (signals, masks))
     pooled = int(ensemble(*windows_and_masks)[0].argmax())
     if pooled != answer:
         classes = ensemble.classes
-        sentences.append(f'The network says {classes[answer]}, all members together {classes[pooled]}.')
+        sentences.append(f'The network says {classes[answer]}, all members together {classes[pooled]}: '
+                         'what is explained is not their answer.')
     return tuple(sentences)
 
 def _classes(logits, target, against):
@@ -226,6 +229,7 @@ def draw(
     leads:dict, # Modality → lead names
     classes:list, # Labels
     names:dict|None=None, # Label → plain name
+    title:tuple=(), # Lines above the question
 )->Figure: # Traces tinted by share on ECG paper, with the share of each lead
     "The explanation of one window on its traces."
     smoothed = {modality: _smoothed(share, fs) for modality, share in e.shares.items()}
@@ -240,9 +244,8 @@ def draw(
             title=f'{MODALITIES.get(modality, modality)}, weight {100*e.weights[modality]:.0f} %',
             draw_trace=_tinted(smoothed[modality], norm))
     question = f'Why {plain_name(classes[e.target], names)} and not {plain_name(classes[e.against], names)}'
-    lines = [f'{question} (log-odds {e.contrast:.1f}): red for, blue against']
-    for other in e.others:
-        lines += textwrap.wrap(other, 105)
+    question += f' (log-odds {e.contrast:.1f}): red for, blue against'
+    lines = [part for line in [*title, *e.others, question] for part in textwrap.wrap(line, 105)]
     head = 5. + 4*len(lines)
     # drawn anywhere first: only then is known how high each paper is
     fig = Figure(facecolor='white')
@@ -435,6 +438,7 @@ def explain_record(
 
     Raises DataError for a record or a window that is not there, a lead or a rhythm that the network does not know."""
     run, record, out = Path(run), Path(record), Path(out)
+    check_is_folder(out)
     ensemble, config, about = Ensemble.load(run), read_config(run), known(run)
     classes, pre, database = config['classes'], config['preprocess'], config['database']
     target, other = _number_of(rhythm, classes, '--rhythm'), _number_of(against, classes, '--against')
@@ -452,12 +456,14 @@ def explain_record(
         slots = zip(database.modalities[name], channels)
         leads[name] = [slot if channel is None else header.leads[channel] for slot, channel in slots]
     learnt = has_learnt(about, header)
-    lines = [f'{record.name}, {at:g} s to {at + seconds:g} s, explained by {about.name}; {RESEARCH}.']
+    simulated = ' (simulated)' if header.simulated else ''
+    lines = [f'{record.name}{simulated}, {at:g} s to {at + seconds:g} s, explained by {about.name}; {RESEARCH}.']
     lines += [f'Note: {note}.' for note in [*about.cautions, *[learnt]*bool(learnt)]]
+    title = (*lines, answer)
     lines += [answer, *e.others, *words(e, pre.fs, leads, classes, about.names)]
     lines += [f'{sentence[0].upper()}{sentence[1:]}.' for sentence in about.mixed_up(named)]
     lines += _checks(network, e, signals, present)
-    picture = png(draw(e, pre.fs, leads, classes, about.names), 110)
+    picture = png(draw(e, pre.fs, leads, classes, about.names, title), 110)
     out.mkdir(parents=True, exist_ok=True)
     file = out/f'{record.name}.{at:g}s.png'
     with replacing(file) as aside:

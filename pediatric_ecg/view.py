@@ -18,7 +18,7 @@ from .data.annotations import read_annotations
 from .data.databases import get_database
 from .data.headers import read_header
 from .data.records import read_signals
-from .figures import CATHETER_INK, ORANGE, SURFACE_INK, VERMILION
+from .figures import CATHETER_INK, ORANGE, SURFACE_INK, VERMILION, drawing
 
 # %% ../nbs/use/06_view.ipynb #view-code
 SURFACE_LEADS = ('I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', 'V5', 'V6', 'MLII', 'MLI')
@@ -45,6 +45,7 @@ def _found_marks(folder, record):
         notes = wfdb.rdann(str(file.with_suffix('')), 'rhy')
     return pd.DataFrame({'time': notes.sample/notes.fs, 'name': [text.strip('\0') for text in notes.aux_note]})
 
+@drawing()
 def draw_record(
     record:str|Path,      # path, without extension
     start:float=0.,       # s
@@ -75,7 +76,7 @@ def draw_record(
     if found is not None:
         for begin, end, name in _spans(_found_marks(found, record), start, stop):
             ax.plot([begin, end], [-len(leads), -len(leads)], color=ORANGE, lw=6, solid_capstyle='butt')
-            ax.text(begin, -len(leads) - .25, f'found: {_plain(name, database)}', va='top', fontsize=8, color=ORANGE)
+            ax.text(begin, -len(leads) - .25, f'found: {_plain(name, database)}', va='top', fontsize=8, color=VERMILION)
     ax.set(xlabel='time (s)', xlim=(start, stop), ylim=(-len(leads) - (.9 if found is not None else 0), 1.6),
            yticks=-np.arange(len(leads)), yticklabels=leads,
            title=f'{record.name}, simulated' if header.simulated else record.name)

@@ -1,5 +1,6 @@
 """Annotating: the same signals as in training, segments that tile the record, a file others can read, flat memory."""
 import json
+import re
 import shutil
 
 import numpy as np
@@ -146,6 +147,9 @@ def test_only_surface_leads(run, simdb, tmp_path):
     signals = read_signals(record)[:, :12]
     found = annotate(run, write(tmp_path / "a", signals, list(LEIPZIG.modalities["ecg"])), tmp_path / "out")
     assert any(n.startswith("iegm: no lead") for n in found.notes) and (found.segments.rhythm != "").all()
+    few = annotate(run, write(tmp_path / "b", signals[:, :2], ["I", "II"]), tmp_path / "out")
+    lacking = "17 of the 19 leads of the network are not in this record"
+    assert any(lacking in note for note in few.notes) and not any("of the network" in note for note in found.notes)
 
 
 def test_a_dead_stretch_becomes_unusable(run, tmp_path):
@@ -172,16 +176,29 @@ def test_bad_input_is_one_clear_line(run, simdb, tmp_path, capfd):
         (run, tmp_path / "none", "none.hea"),
         (run, flat, "no lead carries a signal"),
         (run, short, "shorter than one window"),
-        (run, other, "ABP"),
+        (run, other, "none of its leads (ABP) is known to"),
         (tmp_path, record, "config.json"),
     ]
     for folder, path, words in cases:
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=re.escape(words)):
             annotate(folder, path, tmp_path / "out")
         assert cli.main(["annotate", str(folder), str(path), "--out", str(tmp_path / "out")]) == 2
         out, err = capfd.readouterr()
         assert out == "" and err.count("\n") == 1 and words in err
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+    (tmp_path / "file").write_text("dear diary")
+    wrong = [
+        ([run, record, "--out", tmp_path / "file"], "is a file"),
+        ([run, record, "--out", tmp_path / "file" / "below"], "is a file"),
+        ([run, "--out", tmp_path / "out"], "is a run"),
+        ([run, record, "--network", "ecg-2", "--out", tmp_path / "out"], "--network")]
+    wrong += [([run, record, "--out", tmp_path / "out", *option], option[0]) for option in (
+        ("--dwell", "0"), ("--dwell", "nan"), ("--threshold", "2"), ("--threshold", "nan"), ("--stride", "3"))]
+    for arguments, words in wrong:
+        assert cli.main(["annotate", *map(str, arguments)]) == 2
+        out, err = capfd.readouterr()
+        assert out == "" and err.count("\n") == 1 and words in err, (arguments, err)
+    assert not (tmp_path / "out").exists() and (tmp_path / "file").read_text() == "dear diary"
 
 
 @pytest.mark.parametrize("stride", [0.0001, 2.5, -1])

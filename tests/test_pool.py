@@ -242,6 +242,7 @@ def test_an_explanation_names_the_other_members(weighted, simstore):
     explanation = explain(ensemble, *window, steps=4)
     assert "its weight is 0.50, beside the random forest 0.70" in explanation.others[0]
     answer = ensemble(signals, present)[0].argmax()
+    assert explanation.others[0].endswith("So most of what decides is not explained here.")
     assert (len(explanation.others) == 2) == (answer != explanation.target)
     alone = replace(ensemble, weights={"network": 1.0}, on_features={}, simulated=None, known=())
     assert explain(alone, *window, steps=4).others == explain(ensemble.network, *window, steps=4).others == ()
@@ -249,13 +250,15 @@ def test_an_explanation_names_the_other_members(weighted, simstore):
 
 @pytest.mark.parametrize("name", [
     "forest.safetensors", "regression_simulated.safetensors", "simulated/model.safetensors", "simulated/config.json"])
-@pytest.mark.parametrize("damage", ["cut", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
 def test_a_damaged_member_is_one_line(weighted, simdb, tmp_path, capsys, name, damage):
     file = weighted / name
     content = file.read_bytes()
     file.unlink()
     if damage == "cut":
         file.write_bytes(content[:len(content) // 2])
+    if damage == "changed":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     code = cli.main(["annotate", str(weighted), str(simdb / "x001"), "--out", str(tmp_path / "out")])
     error = capsys.readouterr().err
     assert code == 2 and error.count("\n") == 1 and file.name in error

@@ -31,7 +31,7 @@ def test_traces_keep_their_peaks_and_surface_leads_their_scale(simdb):
         drawn[lead] = np.ptp(trace) / np.ptp(samples)   # height on the page per mV
         assert np.corrcoef(trace, samples)[0, 1] > 0.9999
     assert drawn["II"] == pytest.approx(drawn["V1"], rel=0.01)
-    assert ax.get_title() == "x001, simulated"
+    assert ax.get_title(loc="left") == "x001, simulated"
 
 
 def test_what_was_found_stands_where_it_was_found(simdb, tmp_path):

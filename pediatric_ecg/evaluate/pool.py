@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from ..core import DataError, file_size, read_json, replacing
+from ..core import DataError, digest, file_size, read_json, replacing
 from .floors import WindowFeatures, _bounded, fitted_floor, num_features, window_features
 from ..nn.rhythmnet import RhythmNet
 from ..splits.folds import Fold, without_simulated
@@ -360,7 +360,7 @@ class Ensemble:
         if not sum(weights.values()) > 0:
             raise DataError(f'{folder}/config.json: pool: no member counts; {_REMEDY}')
         weights = {name: weights[name] for name in MEMBERS if name in weights}
-        on_features = {name: _on_features_of(folder, name, network, len(classes))
+        on_features = {name: _on_features_of(folder, name, network, config)
                        for name in ON_FEATURES if weights.get(name)}
         simulated, known = _simulated_of(folder, network, classes) if weights.get('simulated') else (None, ())
         return cls(network, weights, classes, network.config.fs, on_features, simulated, known)
@@ -386,10 +386,14 @@ class Ensemble:
                 _probabilities(self.simulated, tensors), list(self.known), self.classes, own)
         return pool(np.array([*opinions.values()]), [self.weights[name] for name in opinions])
 
-def _on_features_of(folder, name, network, classes):
-    "A model on hand features of a run. DataError where it asks for features that the leads of the run do not give."
+def _on_features_of(folder, name, network, config):
+    "A model on hand features of a run. DataError where it was changed, or asks for leads that the run does not have."
     file = member_file(folder, name)
-    model = ON_FEATURES[name].load(file, classes)
+    model = ON_FEATURES[name].load(file, len(config['classes']))
+    checksums = config.get('members_sha256') # earlier runs have none
+    if isinstance(checksums, dict) and name in checksums and digest(file) != checksums[name]:
+        raise DataError(f'{file}: its checksum is not the one in config.json, so it was changed or is damaged: '
+                        'copy all files from the same run')
     if model.columns.max(initial=0) >= num_features(network.config.leads):
         raise DataError(f'{file}: asks for leads that the run does not have; {_REMEDY}')
     return model

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from ..core import DataError, git_revision, read_json, versions
+from ..core import DataError, digest, git_revision, read_json, versions
 from ..data.databases import Database, get_database
 from ..evaluate.calibration import calibrate
 from ..evaluate.floors import ALONE, RUN_FLOORS, WindowFeatures, against_floors, floor_answers
@@ -392,6 +392,7 @@ def _train_into(work, store, config, protocol, quick, n_jobs, progress, simulate
         'preprocess': manifest.preprocess, 'modalities': manifest.modalities, 'train': asdict(config),
         'classes': labels, 'seconds': store.seconds, 'fs': store.fs,
         'temperature': round(final_temperature, 4), 'pool': answer.weights,
+        'members_sha256': {name: digest(member_file(work, name)) for name in answer.on_features},
         **({'simulated_patients': about.patients} if about else {}),
         'database': json.loads(store.database.to_json())})
     run_folder.write(manifest=manifest)

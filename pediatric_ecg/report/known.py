@@ -88,8 +88,8 @@ class Known:
             both = (called, f'of the windows of {spoken}'), (held, f'of the windows that it calls {label}')
             for counts, what in both:
                 others = counts.drop(label)
-                if others.sum() > 0:
-                    worst, share = others.idxmax(), others.max()/counts.sum()
+                worst, share = others.idxmax() if len(others) else '', others.max()/max(counts.sum(), 1)
+                if share >= .005: # what is 0 % in print is not mixed up
                     joint = 'are called' if counts is called else 'are'
                     sentences.append(f'{what}, {100*share:.0f} % {joint} {worst} in {self.unseen}')
         labels, cosines = self.similarity.get('classes', []), self.similarity.get('S')
@@ -127,6 +127,9 @@ class Known:
         if self.never:
             never = in_words([self.spoken(label) for label in self.never])
             sentences.append(f'its records hold rhythms that it can never answer: {never}')
+        if not self.chosen_on:
+            sentences.append('by itself it gives a name to everything: below which probability it had better not '
+                             'is not on file; --threshold sets a limit')
         if not self.unseen:
             sentences.append('how well it knows its rhythms in unseen patients is not on file')
         return sentences + self.cautions
@@ -156,7 +159,8 @@ def known(
         _take_simulated_figures(about)
     people = config.get('simulated_patients')
     if people:
-        about.cautions.append(f'what answers was trained on patients and on {people} simulated people')
+        further = 'further ' if finished and run.manifest.simulated else ''
+        about.cautions.append(f'it learnt from {people} {further}simulated people as well')
     about.names = {label: rhythm_name(label, config, about.grouping) for label in [*classes, *about.never]}
     return about
 
