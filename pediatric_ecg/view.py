@@ -15,7 +15,7 @@ import wfdb
 
 from .core import DataError, MissingPackageError, wfdb_quiet
 from .data.annotations import read_annotations
-from .data.databases import get_database
+from .data.databases import Database, get_database
 from .data.headers import read_header
 from .data.records import read_signals
 from .figures import CATHETER_INK, ORANGE, SURFACE_INK, VERMILION, plain_name
@@ -46,7 +46,7 @@ def draw_record(
     start:float=0.,       # s
     seconds:float=6.,     # of the stretch
     leads:list|None=None, # names, from above; all of the record by default
-    database=None,        # name, specification or value; recognised from the folder by default
+    database:str|Path|Database|None=None, # name, specification or value; recognised from the folder by default
     found:str|Path|None=None, # folder that annotate wrote; its rhythms stand below
 )->plt.Figure:
     """All channels of a stretch over one time axis, with beats, markers and what annotate found.
@@ -111,7 +111,7 @@ def view(
     record:str|Path,      # path, without extension
     seconds:float=6.,     # shown at once
     leads:list|None=None, # names, from above; all of the record by default
-    database=None,        # recognised from the folder by default
+    database:str|Path|Database|None=None, # recognised from the folder by default
     found:str|Path|None=None, # folder that annotate wrote
 ): # a widget of ipywidgets
     "The drawing of `draw_record` with a slider, in JupyterLab. MissingPackageError where ipywidgets is not installed."

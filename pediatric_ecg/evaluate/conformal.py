@@ -77,7 +77,7 @@ class RhythmSets:
 # %% ../../nbs/evaluate/07_conformal.ipynb #conf-coverage
 def coverage_by_patient(
     predictions:pd.DataFrame, # subject, truth
-    sets:pd.DataFrame,        # of the same rows, as `RhythmSets.of` gives them
+    sets:pd.DataFrame,        # of the same rows, as RhythmSets.of gives them
 )->pd.DataFrame: # a row per patient: windows, coverage, size, single, empty
     "For each patient the shares of windows with the truth in the set, with one name, and with none; and the size."
     held = sets.to_numpy()
@@ -93,7 +93,7 @@ def coverage_by_patient(
     return groups[['coverage', 'size', 'single', 'empty']].mean().assign(windows=groups.size())
 
 def mean_coverage(
-    by_patient:pd.DataFrame, # of `coverage_by_patient`
+    by_patient:pd.DataFrame, # of coverage_by_patient
 )->tuple[float, list]: # the mean over patients, and its 95 % interval; [None, None] with a single patient
     "The number that was promised, with Student's interval over patients."
     values = by_patient['coverage'].to_numpy()
@@ -107,7 +107,7 @@ def sets_of_others(
     predictions:pd.DataFrame, # subject, truth and p_ columns, of networks that never saw the patient
     classes:Iterable,         # labels
     alpha:float=.1,           # share that may be missed
-    by_rhythm:bool=False,     # as for `RhythmSets.fit`
+    by_rhythm:bool=False,     # as for RhythmSets.fit
 )->pd.DataFrame: # (n, C) bool
     "The sets of each patient by thresholds of all others: how the sets of a cross-validated run are judged."
     classes = [str(label) for label in classes]
