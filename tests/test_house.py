@@ -1,5 +1,7 @@
 """The plan of the house: which package may import which, which names each shows, and how wide a line may be."""
 import ast
+import builtins
+import dis
 import importlib
 import json
 import re
@@ -148,6 +150,28 @@ def test_one_name_one_thing():
                     if name and not name.startswith("_") and not patched:
                         homes.setdefault(name, set()).add(module)
     assert {name: sorted(where) for name, where in homes.items() if len(where) > 1} == {}
+
+
+def globals_read(code):
+    "Names that a piece of compiled code, or a function inside it, looks up in its module."
+    yield from (line.argval for line in dis.get_instructions(code) if line.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    for constant in code.co_consts:
+        if hasattr(constant, "co_code"):
+            yield from globals_read(constant)
+
+
+@pytest.mark.parametrize("module", sorted(NOTEBOOK_OF))
+def test_every_name_is_there_and_defined_once(module):
+    "A merge that keeps two versions of a function, or drops a helper, shows here and not at a user's."
+    loaded = importlib.import_module(f"pediatric_ecg.{module}")
+    source = Path(loaded.__file__).read_text(encoding="utf-8")
+    there = {*vars(loaded), *dir(builtins), "__module__", "__qualname__", "__annotations__"}
+    inner = {node.id for scope in ast.walk(ast.parse(source)) if isinstance(scope, ast.ClassDef)
+             for node in ast.walk(scope) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert sorted(set(globals_read(compile(source, module, "exec"))) - there - inner) == []
+    names = Counter(node.name for node in ast.parse(source).body
+                    if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.decorator_list)
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_classes_are_whole():
