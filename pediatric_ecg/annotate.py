@@ -423,7 +423,7 @@ def _draw_lines(ax, lines, looks, names, strip):
 
 @drawing()
 def record_picture(
-    segments:pd.DataFrame, # As `annotate` gives them
+    segments:pd.DataFrame, # As annotate gives them
     strip:Strip, # Some seconds of the record
     title:str='', # Above the figure
     names:dict|None=None, # Label → plain name

@@ -108,7 +108,7 @@ class RhythmClassifier(ClassifierMixin, BaseEstimator):
         epochs:int=20, # passes over the drawn windows
         validation:float=.2, # share of windows, of patients of their own, that choose the epoch; 0: the last is taken
         settings:dict|None=None, # others of TrainConfig, by dotted names: {'model.depth': 1, 'lr': 0.001}
-        random_state=None, # of everything drawn by chance
+        random_state:int|np.random.RandomState|None=None, # of everything drawn by chance
         verbose:bool=False, # show the epochs
     ):
         self.fs, self.leads, self.modalities, self.loss, self.epochs = fs, leads, modalities, loss, epochs

@@ -183,7 +183,7 @@ DELETED = .1 # share of the samples of a window
 @undisturbed()
 def deletion(
     model:RhythmNet, # That was explained
-    e:Explanation, # What `explain` gave
+    e:Explanation, # What explain gave
     draws:int=5, # Choices by chance
     seed:int=0, # Of these
 )->tuple: # Log-odds without the samples that speak most for the answer, and the mean without as many others
@@ -296,7 +296,7 @@ BEAT = .3 # s, about one beat with its atrial wave
 INCOMPLETE = .05 # of the difference to flat lines; where more is missing, the words say so
 
 def decisive(
-    e:Explanation, # What `explain` gave
+    e:Explanation, # What explain gave
     fs:float, # Samples per second
 )->tuple: # Centre in s; share of all that speaks for the answer that lies there
     "The 0.3 s of the window that speak most for the answer, over all leads."
@@ -309,7 +309,7 @@ def decisive(
     return (first + kernel.size/2)/fs, float(within)
 
 def words(
-    e:Explanation, # What `explain` gave
+    e:Explanation, # What explain gave
     fs:float, # Samples per second
     leads:dict, # Modality → lead names
     classes:list, # Labels

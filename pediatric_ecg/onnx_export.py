@@ -49,7 +49,7 @@ def _quiet():
 
 @undisturbed()
 def export_onnx(
-    folder:str|Path, # of a run, of a network of the package, or of a `RhythmClassifier`
+    folder:str|Path, # of a run, of a network of the package, or of a RhythmClassifier
     file:str|Path,   # to make, such as network.onnx
 )->Path:
     """Writes the network of a folder as one ONNX file.

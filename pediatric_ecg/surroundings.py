@@ -10,6 +10,7 @@ __all__ = ['NUMPY_STARTS', 'PLAIN_LETTERS', 'SECONDS_BETWEEN_LINES', 'undisturbe
 import codecs
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -160,7 +161,7 @@ class _PlainLines(tqdm):
         return False
 
 def progress_bar(
-    iterable=None, # What is gone through; without it, the caller says `update`
+    iterable:Iterable|None=None, # What is gone through; without it, the caller says `update`
     progress:bool=True, # False: nothing is shown
     **options, # Of tqdm: total, desc, unit, …
 )->tqdm:

@@ -15,10 +15,10 @@ import wfdb
 
 from .core import DataError, MissingPackageError, wfdb_quiet
 from .data.annotations import read_annotations
-from .data.databases import get_database
+from .data.databases import Database, get_database
 from .data.headers import read_header
 from .data.records import read_signals
-from .figures import CATHETER_INK, ORANGE, SURFACE_INK, VERMILION, drawing
+from .figures import CATHETER_INK, ORANGE, SURFACE_INK, VERMILION, drawing, plain_name
 
 # %% ../nbs/use/06_view.ipynb #view-code
 SURFACE_LEADS = ('I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', 'V5', 'V6', 'MLII', 'MLI')
@@ -31,10 +31,6 @@ def _spans(marks, start, stop):
         if begin < stop and end > start:
             spans.append((max(begin, start), min(end, stop), name))
     return spans
-
-def _plain(marker, database):
-    "The name of a rhythm in words, where the database has one."
-    return database.markers.get(marker, marker.strip('('))
 
 def _found_marks(folder, record):
     "Beginnings of the rhythms that annotate wrote for a record."
@@ -51,7 +47,7 @@ def draw_record(
     start:float=0.,       # s
     seconds:float=6.,     # of the stretch
     leads:list|None=None, # names, from above; all of the record by default
-    database=None,        # name, specification or value; recognised from the folder by default
+    database:str|Path|Database|None=None, # name, specification or value; recognised from the folder by default
     found:str|Path|None=None, # folder that annotate wrote; its rhythms stand below
 )->plt.Figure:
     """All channels of a stretch over one time axis, with beats, markers and what annotate found.
@@ -76,7 +72,8 @@ def draw_record(
     if found is not None:
         for begin, end, name in _spans(_found_marks(found, record), start, stop):
             ax.plot([begin, end], [-len(leads), -len(leads)], color=ORANGE, lw=6, solid_capstyle='butt')
-            ax.text(begin, -len(leads) - .25, f'found: {_plain(name, database)}', va='top', fontsize=8, color=VERMILION)
+            words = f'found: {plain_name(name, database.markers, 60)}'
+            ax.text(begin, -len(leads) - .25, words, va='top', fontsize=8, color=ORANGE)
     ax.set(xlabel='time (s)', xlim=(start, stop), ylim=(-len(leads) - (.9 if found is not None else 0), 1.6),
            yticks=-np.arange(len(leads)), yticklabels=leads,
            title=f'{record.name}, simulated' if header.simulated else record.name)
@@ -104,7 +101,7 @@ def _draw_notes(ax, notes, database, rate, start, stop):
     marks = pd.DataFrame({'time': times[is_marker], 'name': notes['aux'].to_numpy()[is_marker]})
     for begin, end, name in _spans(marks, start, stop):
         ax.axvline(begin, color=VERMILION, lw=.8, zorder=0)
-        ax.text(begin, 1.35, f' {_plain(name, database)}', color=VERMILION, fontsize=8)
+        ax.text(begin, 1.35, f' {plain_name(name, database.markers, 60)}', color=VERMILION, fontsize=8)
     for time, symbol in zip(times, notes['symbol']):
         if start <= time <= stop and symbol != '+':
             ax.axvline(time, color='0.85', lw=.7, zorder=0)
@@ -115,7 +112,7 @@ def view(
     record:str|Path,      # path, without extension
     seconds:float=6.,     # shown at once
     leads:list|None=None, # names, from above; all of the record by default
-    database=None,        # recognised from the folder by default
+    database:str|Path|Database|None=None, # recognised from the folder by default
     found:str|Path|None=None, # folder that annotate wrote
 ): # a widget of ipywidgets
     "The drawing of `draw_record` with a slider, in JupyterLab. MissingPackageError where ipywidgets is not installed."

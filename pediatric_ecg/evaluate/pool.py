@@ -67,7 +67,7 @@ def fit_weights(
 
 # %% ../../nbs/evaluate/05_pool.ipynb #pool-o
 def completed(
-    probabilities:np.ndarray, # (n, known) of a member, in the order of `known`
+    probabilities:np.ndarray, # (n, known) of a member, in the order of known
     known:list,               # its classes
     classes:list,             # all classes
     network:np.ndarray,       # (n, classes) of the network, which knows all

@@ -92,8 +92,8 @@ def _rows(reference, other, split, first):
 
 # %% ../../nbs/experiments/15_compare_runs.ipynb #cmp-print
 def comparison_text(
-    table:pd.DataFrame, # Of `compare_runs`
-    notes:list=(), # Of `compare_runs`
+    table:pd.DataFrame, # Of compare_runs
+    notes:list=(), # Of compare_runs
 )->str:
     "The table in percent and points, for reading."
     blocks = []
@@ -121,7 +121,7 @@ def _p_text(p):
     return '<0.001' if p < .001 else f'{p:.3f}'
 
 def write_comparison(
-    table:pd.DataFrame, # Of `compare_runs`
+    table:pd.DataFrame, # Of compare_runs
     file:str|Path, # CSV to make
 )->Path:
     "Writes the table. Raises DataError where the file is there already."

@@ -178,7 +178,7 @@ def _records_that_differ(first, second):
 # %% ../../nbs/experiments/14_reproduce.ipynb #rep-m
 @undisturbed()
 def reproduce(
-    folder:str|Path, # A finished run, from `run` or `train_store`
+    folder:str|Path, # A finished run, from run or train_store
     out:str|Path|None=None, # The second run is kept here; left out: it is made in `RUN.again`, and removed
     records:str|Path|None=None, # Where its records are; left out: where the run found them
     n_jobs:int=-1, # Processes at once; -1: one per core
