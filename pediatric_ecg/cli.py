@@ -270,6 +270,12 @@ def _print_flow(flow, subject_notes, folder):
     if text:
         print(text + '\n')
 
+def _report_of(run):
+    "The report of a run, with explanations of a few windows."
+    from pediatric_ecg.explain import explain_run
+    from pediatric_ecg.report.page import build_report
+    return build_report(run, explain_run)
+
 @app.command('train', cls=_WithLosses)
 def _train(
     store:Store,
@@ -288,10 +294,9 @@ def _train(
     Evaluates on random windows (the leaky reference) and patient-wise (the honest one),
     and writes a run folder with its report."""
     from pediatric_ecg.experiments.run import train_store
-    from pediatric_ecg.report.page import build_report
     settings = _settings(loss, epochs, repeats, seed, quick, more)
     train_store(
-        store, out, quick=quick, n_jobs=jobs, progress=True, finish=build_report, simulated=simulated,
+        store, out, quick=quick, n_jobs=jobs, progress=True, finish=_report_of, simulated=simulated,
         **settings)
     _print_results(out)
 
@@ -330,10 +335,9 @@ def _run(
     Prepare, train, evaluate on random windows (the leaky reference) and patient-wise
     (the honest one), report."""
     from pediatric_ecg.experiments.run import run
-    from pediatric_ecg.report.page import build_report
     run(folder, out, database=database, quick=quick,
         seconds=seconds, stride=stride, grouping=grouping, label=label,
-        n_jobs=jobs, progress=True, finish=build_report, simulated=simulated,
+        n_jobs=jobs, progress=True, finish=_report_of, simulated=simulated,
         **_settings(loss, epochs, repeats, seed, quick, more))
     _print_results(out)
 
@@ -348,8 +352,7 @@ def _evaluate(run:Run, as_json:AsJson=False):
 @app.command('report')
 def _report(run:Run):
     "Write report and model card of a run anew."
-    from pediatric_ecg.report.page import build_report
-    print(build_report(run))
+    print(_report_of(run))
 
 # %% ../nbs/use/02_cli.ipynb #compare-code
 @app.command('compare')

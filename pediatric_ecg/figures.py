@@ -177,10 +177,11 @@ def data_uri(
     fig:Figure, # A figure
     kind:str='svg', # svg or png
     dpi:int=150, # For png
+    colours:int|None=None, # Of a png, as for `png`
 )->str: # 'data:image/…;base64,…'
     "A figure as a data URI: an image that travels inside the page."
     if kind == 'png':
-        return 'data:image/png;base64,' + base64.b64encode(png(fig, dpi)).decode()
+        return 'data:image/png;base64,' + base64.b64encode(png(fig, dpi, colours)).decode()
     return 'data:image/svg+xml;base64,' + base64.b64encode(svg(fig).encode()).decode()
 
 # %% ../nbs/02_figures.ipynb #fg-looks

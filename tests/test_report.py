@@ -9,12 +9,15 @@ import made_up_run as made_up_run_module
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from jinja2 import UndefinedError
 from made_up_run import LABELS, made_up_history, made_up_predictions, made_up_run, made_up_windows
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.evaluate.calibration import brier, ece, temper
 from pediatric_ecg.experiments import RunFolder
+from pediatric_ecg.explain import explain_run, windows_to_explain
+from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 from pediatric_ecg.report import build_report, text_table
 from pediatric_ecg.report.page import SECTIONS
 from pediatric_ecg.report.render import environment, percent, render
@@ -30,10 +33,12 @@ HEADINGS = [
     "Two results, side by side",
     "Rhythm by rhythm",
     "What is mistaken for what",
+    "By age, sex and group",
     TRUST,
     ALIKE,
     APART,
     "Example windows",
+    "What spoke for an answer",
     "How it learned",
     "The cohort",
     "How it was made",
@@ -61,7 +66,7 @@ class Page(HTMLParser):
         if tag == "img":
             self.images.append(attrs)
         addresses = [attrs[name] for name in ("src", "href", "srcset") if name in attrs]
-        self.loads += [address for address in addresses if not address.startswith("data:image/")]
+        self.loads += [address for address in addresses if not address.startswith(("data:image/", "#"))]
 
     def handle_endtag(self, tag):
         if not self.open or self.open.pop() != tag:
@@ -143,7 +148,7 @@ def test_each_rhythm_has_intervals_in_both_splits(made_up, version):
         for figures in metrics[split]["per_class"].values():
             if not isinstance(figures, dict):
                 continue
-            for key in ("recall", "precision", "f1"):
+            for key in ("recall", "specificity", "precision", "f1"):
                 low, high = figures["ci95"][key]
                 assert f"{percent(figures[key])} {100 * low:.1f}–{100 * high:.1f}" in table
                 if split == "patient":
@@ -493,3 +498,96 @@ def test_the_summary_says_whether_the_network_is_ahead_of_every_floor(difference
     assert words in sentence and "random forest (40.0 %)" in sentence
     assert ("it is behind random forest" in sentence) is (difference < 0)
     assert floor_sentences(_split_with_floors()) == []
+
+
+def with_people(folder, ages):
+    "A store that states the age and sex of the patients of a run, in the order of their names."
+    subjects = sorted(RunFolder.open(folder).predictions.subject.unique())
+    patients = [{"subject": subject, "age": age, "gender": "FM"[number % 2], "group": "children <&>"}
+                for number, (subject, age) in enumerate(zip(subjects, ages))]
+    (folder / "store").mkdir()
+    (folder / "store" / "manifest.json").write_text(json.dumps({"patients": patients}))
+
+
+def test_the_contents_lead_to_every_section(made_up):
+    html = build_report(made_up).read_text()
+    assert re.findall('<section id="([a-z]+)">', html) == re.findall('<a href="#([a-z]+)">', html)
+    assert len(re.findall('<section id="', html)) == len(HEADINGS)
+
+
+def test_the_first_screen_says_what_is_found_confused_and_missed(made_up):
+    "In words, from the patient-wise result, before the leaky one."
+    first = build_report(made_up).read_text().split("<nav")[0]
+    text = re.sub(r"\s+", " ", " ".join(Page(first).text))
+    for heading in ("What it finds", "What it confuses", "What it misses, or never finds"):
+        assert heading in text
+    assert "AVRT or AVNRT, which decides where to ablate" in text
+    assert "Ventricular tachycardia: this run does not know it and can never name it." in text
+    assert "AFL: not judged, too few patients have it" in text
+    assert text.index("In simulated patients that it had never seen") < text.index("leaky reference")
+    card = (made_up / "model_card.md").read_text()
+    assert "What it finds, confuses and misses" in card and "can never name it" in card
+
+
+def test_the_honest_result_stands_first(made_up):
+    html = build_report(made_up).read_text()
+    for heading in ("Two results, side by side", "What is mistaken for what", TRUST):
+        text = section(html, heading)
+        assert text.index("Patient-wise (the honest one)") < text.index("Random windows (leaky reference)")
+
+
+def test_figures_by_age_sex_and_group(made_up):
+    "An interval for each group of five or more, words for smaller ones; the text of a group is text."
+    with_people(made_up, [1, 3, 4, 5, 6, 7, 13, 14, 15, 16, 17, 30])
+    table = section(build_report(made_up).read_text(), "By age, sex and group")
+    assert "age: 1.0 to 30.0 years, median 10.0 (of 12 of 12 patients)" in table
+    assert "sex: 6 female, 6 male, 0 not stated" in table and "children <&> 12" in table
+    scored = ScoredRun(RunFolder.open(made_up))
+    groups = {(group.by, group.name): group for group in scored.strata}
+    assert groups["age", "under 2 years"].figures is None and groups["age", "18 to 64 years"].figures is None
+    value, (low, high) = groups["age", "2 to 11 years"].figures["top1"]
+    assert low < value < high and f"{percent(value)} {100 * low:.1f}–{100 * high:.1f}" in table
+    assert table.count("too few patients for a figure") == 2
+    items = {number: answer for number, _, answer in tripod(scored)}
+    assert "12 to 17 years (5 patients)" in items["14"] and "6 female, 6 male" in items["20b"]
+    assert "children <&>" not in (made_up / "report.html").read_text()
+
+
+def test_a_store_of_other_people_says_nothing(made_up):
+    with_people(made_up, [5] * 3)
+    scored = ScoredRun(RunFolder.open(made_up))
+    assert scored.people.empty and scored.strata == []
+    assert "not on file here" in section(build_report(made_up).read_text(), "By age, sex and group")
+
+
+def test_why_there_are_no_explanations(made_up):
+    "A page without a network, a run without windows, one without a network: each says so."
+    heading = "What spoke for an answer"
+    assert "written without its network" in section(build_report(made_up).read_text(), heading)
+    assert "the network is not in this run folder" in section(build_report(made_up, explain_run).read_text(), heading)
+    (made_up / "examples.npz").unlink()
+    for explain in (None, explain_run):
+        assert "holds no windows" in section(build_report(made_up, explain).read_text(), heading)
+
+
+def test_explanations_are_shown(made_up):
+    "By a network with random weights, on made-up windows: which windows, in which words, with a picture each."
+    torch.manual_seed(0)
+    config = RhythmNetConfig(
+        modalities=made_up_run_module.LEADS, n_classes=len(LABELS), seconds=2.0, widths=(16, 32, 32), heads=2, depth=1)
+    before = json.loads((made_up / "config.json").read_text())
+    RhythmNet(config).save(made_up, {name: before[name] for name in before if name != "model"})
+    run = RunFolder.open(made_up)
+    chosen = windows_to_explain(run)
+    truth, prediction = run.examples["truth"][chosen], run.examples["prediction"][chosen]
+    assert len(chosen) == len(set(chosen)) == 3 and (truth == prediction).tolist() == [False, False, True]
+    page = Page(build_report(made_up, explain_run).read_text())
+    assert not page.wrong and not page.open
+    text = section((made_up / "report.html").read_text(), "What spoke for an answer")
+    for label, answer in zip(truth, prediction):
+        assert (f"{label}, named {answer}" if label != answer else f"{label}, named rightly") in text
+    assert text.count("Check: three networks with random weights") == 3
+    assert "Without this patient in the training" in text and "the prototype nearest to that of" in text
+    assert sum("red where they speak for the answer" in image["alt"] for image in page.images) == 3
+    (made_up / "model.safetensors").write_bytes(b"damaged")
+    assert "is damaged" in section(build_report(made_up, explain_run).read_text(), "What spoke for an answer")

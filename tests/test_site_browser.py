@@ -5,6 +5,8 @@ plain page whose text has about the width that it has on the site. So these test
 rules for it. Quarto's theme, its navigation and its scripts are not here; only `make docs` builds those. The report is
 the file that users get.
 """
+import json
+
 import pytest
 from browser import Browser, chromium
 from site_pages import NBS, process, render
@@ -84,4 +86,24 @@ def test_the_report_fits_every_screen(tmp_path, browser):
         found = browser.open(report, width, dark)
         assert faults(found) == {}, (width, dark)
         assert found["pictures"] > 3
-        assert found["background"] == "rgb(255, 255, 255)"   # it is printed and read beside paper: light always
+        assert (found["background"] == "rgb(255, 255, 255)") != dark, "the page follows the system"
+    script = "getComputedStyle(document.querySelector('figure img')).backgroundColor"
+    assert browser.call("Runtime.evaluate", expression=script)["result"]["value"] == "rgb(255, 255, 255)"
+
+
+def test_the_printed_report_is_light_and_shows_every_item(tmp_path, browser):
+    "What is folded on the screen is open on paper, and paper is white although the system is dark."
+    from made_up_run import made_up_run
+
+    from pediatric_ecg.report import build_report
+
+    report = build_report(made_up_run(tmp_path / "run", seed=1))
+    browser.open(report, 800, True)
+    browser.call("Emulation.setEmulatedMedia", media="print", features=[
+        {"name": "prefers-color-scheme", "value": "dark"}])
+    script = """JSON.stringify([getComputedStyle(document.body).backgroundColor, (() => {
+        document.querySelector('details').open = false;
+        return document.querySelector('.tripod tr:last-child').getBoundingClientRect().height; })()])"""
+    background, height = json.loads(browser.call("Runtime.evaluate", expression=script)["result"]["value"])
+    browser.call("Emulation.setEmulatedMedia", media="")
+    assert background == "rgb(255, 255, 255)" and height > 10

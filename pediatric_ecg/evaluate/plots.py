@@ -7,6 +7,8 @@ __all__ = ['COLOURS', 'NAMES', 'KEPT', 'MODALITIES', 'forest', 'share_right_per_
            'similarity_map', 'curves', 'slot_name', 'paper_speed', 'window_strip', 'window_plot', 'overview']
 
 # %% ../../nbs/evaluate/04_plots.ipynb #c003-f00605
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -82,10 +84,18 @@ def patients_bars(
     return fig
 
 # %% ../../nbs/evaluate/04_plots.ipynb #c018-1a460f
+_WIDTH_OF_NAMES = 1.2 # inches
+
+def _in_full(label, names):
+    "A label below its name, in lines that are not too long; the label alone where no name is known."
+    name = (names or {}).get(label)
+    return '\n'.join(textwrap.wrap(f'{name.replace(", ", " or ")} ({label})', 24)) if name else label
+
 @drawing()
 def confusion_map(
     predictions:pd.DataFrame, # Of one split
     classes:list, # Class labels in order; others that occur follow
+    names:dict|None=None, # Label → plain name, written beside the rows
 )->Figure: # Row-normalised, with counts
     "Confusion matrix: colour and percentage by row, the count beneath."
     table = confusion(predictions, classes)
@@ -93,7 +103,7 @@ def confusion_map(
     shares = counts/np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(max(3.1, (.6 if size < 7 else .48)*size + 1.1), 7)
     fontsize = 7.5 if size < 7 else 6.5 if size < 10 else 5.5
-    fig, ax = _axes(side, .93*side)
+    fig, ax = _axes(side + _WIDTH_OF_NAMES*any((names or {}).values()), .93*side)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     image = ax.imshow(shares, cmap='Blues', vmin=0, vmax=1)
@@ -105,7 +115,7 @@ def confusion_map(
         ax.text(column, row, text, ha='center', va='center', fontsize=fontsize, linespacing=1.3,
                 color='white' if is_dark else '#222')
     ax.set_xticks(range(size), labels, rotation=45 if size > 6 or max(map(len, labels)) > 7 else 0)
-    ax.set_yticks(range(size), labels)
+    ax.set_yticks(range(size), [_in_full(label, names) for label in labels])
     ax.set(xlabel="the network's answer", ylabel='the truth')
     return fig
 
@@ -115,13 +125,16 @@ def similarity_map(
     S:np.ndarray, # (C, C) cosines of the prototypes
     classes:list, # Class labels in order
     seen:np.ndarray|None=None, # (C,) false where a class has no prototype yet
+    names:dict|None=None, # Label → plain name, written beside the rows
 )->Figure: # Heat map, white at the simplex value
     "Class-similarity matrix; the simplex value −1/(C−1) is white and marked on the bar."
     side = min(max(3.4, (.62 if len(classes) < 7 else .5)*len(classes) + 1.3), 7)
-    fig, ax = _axes(side, .82*side)
+    fig, ax = _axes(side + _WIDTH_OF_NAMES*any((names or {}).values()), .82*side)
     plot_similarity(np.array(S, float), classes, seen, ax, title='', numbers=True)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
+    if names:
+        ax.set_yticks(range(len(classes)), [_in_full(label, names) for label in classes])
     fig.get_layout_engine().set(w_pad=.12)
     fig.axes[1].set_ylabel('cosine of two classes')
     return fig

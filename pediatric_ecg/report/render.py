@@ -137,9 +137,10 @@ class Picture:
         alt:str, # What it shows, with its main numbers
         kind:str='svg', # svg or png
         dpi:int=150, # For png
+        colours:int|None=None, # Of a png; default: all
     )->'Picture':
         "A figure as a picture of the page."
-        return cls(data_uri(figure, kind, dpi), alt)
+        return cls(data_uri(figure, kind, dpi, colours), alt)
 
 def minus(
     text:str, # '-0.25'

@@ -6,17 +6,14 @@
 __all__ = ['tripod_words', 'tripod']
 
 # %% ../../nbs/report/04_tripod.ipynb #c003-cfa765
-import math
 import tomllib
-from collections import Counter
 from importlib import resources
-from statistics import median
 
-from ..core import read_json
 from ..evaluate.pool import ON_FEATURES, SIMULATED
 from .render import counted, in_words, percent
-from .scored import ScoredRun
-from .text import cohort_text, flow_of_run, made_how, results_summary, title
+from .scored import ENOUGH, ScoredRun
+from .text import (
+    cohort_text, findings, floor_sentences, flow_of_run, made_how, people_text, results_summary, title)
 
 # %% ../../nbs/report/04_tripod.ipynb #read
 def tripod_words()->dict: # 'phrases': name → text; 'items': number, topic, answer
@@ -98,9 +95,9 @@ def _values_of_results(scored, phrases):
         rhythms.append(f'{row.label} {windows} of {patients}')
     values = {
         'first_sentence': sentences[0],
-        'last_sentence': sentences[-1],
         'windows_per_rhythm': '; '.join(rhythms) or phrases['unknown'],
-        'people': _people(scored.run, phrases),
+        'people': people_text(scored).rstrip('.') or phrases['no_people'].format(unknown=phrases['unknown']),
+        'fairness': _fairness(scored, phrases), 'interpretation': ' '.join(_interpretation(scored)),
         'flow': _flow(scored.run), 'left_out': '', 'numbers': phrases['unknown'],
         'performance': phrases['no_split'], 'patients_apart': phrases['unknown']}
     if split is None:
@@ -139,20 +136,23 @@ def _flow(run):
     sentences = [*(flow.sentences() if flow else []), *notes]
     return ''.join(' ' + sentence for sentence in sentences)
 
-def _people(run, phrases):
-    "Age and sex of the patients, as the window store inside the run folder states them."
-    file, patients = run.folder/'store'/'manifest.json', []
-    if file.is_file():
-        patients = read_json(file, dict).get('patients', [])
-    patients = [patient for patient in patients if isinstance(patient, dict)]
-    ages = [patient.get('age') for patient in patients]
-    ages = [age for age in ages if isinstance(age, (int, float)) and math.isfinite(age)]
-    sexes = Counter(str(patient.get('gender', '')).upper()[:1] for patient in patients)
-    age = sex = phrases['unknown']
-    if ages:
-        age = phrases['ages'].format(
-            lowest=min(ages), highest=max(ages), middle=median(ages), count=len(ages), patients=len(patients))
-    if sexes['F'] + sexes['M']:
-        female, male = sexes['F'], sexes['M']
-        sex = phrases['sexes'].format(female=female, male=male, others=len(patients) - female - male)
-    return phrases['people'].format(age=age, sex=sex)
+def _interpretation(scored):
+    "What the result means: the questions of a physician, the floors, the leak."
+    said = findings(scored)
+    if said is None:
+        return results_summary(scored)[:1]
+    return [*said.questions, *floor_sentences(scored.most_honest), results_summary(scored)[-1]]
+
+def _fairness(scored, phrases):
+    "The result in each group of patients that is large enough, and how many are not."
+    told, untold = [], 0
+    for group in scored.strata:
+        if group.figures:
+            patients = counted(group.patients, 'patient')
+            told.append(f'{group.by}, {group.name} ({patients}): {percent(*group.figures["top1"])}')
+        else:
+            untold += 1
+    if not told:
+        return phrases['no_fairness']
+    few = f'; {counted(untold, "group")} of fewer than {ENOUGH} patients without a figure' if untold else ''
+    return phrases['fairness'].format(figures='; '.join(told), few=few)
