@@ -1,6 +1,9 @@
 """The plan of the house: which package may import which, which names each shows, and how wide a line may be."""
 import ast
+import builtins
+import dis
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -148,6 +151,24 @@ def test_one_name_one_thing():
                     if name and not name.startswith("_") and not patched:
                         homes.setdefault(name, set()).add(module)
     assert {name: sorted(where) for name, where in homes.items() if len(where) > 1} == {}
+
+
+def unknown_names(code, known):
+    "Names that a code object, or one inside it, looks up in its module and that are not there."
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL" and instruction.argval not in known:
+            yield instruction.argval
+    for inner in code.co_consts:
+        if inspect.iscode(inner):
+            yield from unknown_names(inner, known)
+
+
+@pytest.mark.parametrize("notebook", [path for path in NOTEBOOKS if module_of(path)], ids=module_of)
+def test_every_name_is_known(notebook):
+    "A function that nobody calls in a test may still name what is there no longer."
+    module = importlib.import_module(f"pediatric_ecg.{module_of(notebook)}")
+    known = {*vars(module), *vars(builtins)}
+    assert set(unknown_names(compile(Path(module.__file__).read_text(), "module", "exec"), known)) == set()
 
 
 def test_classes_are_whole():
