@@ -525,7 +525,7 @@ def _reproduce(
     Uses the settings, the seed and the number of threads of its manifest. Says what differs: data, versions,
     code or machine, and how much it changes. Exit code 1 where anything differs."""
     from pediatric_ecg.experiments.reproduce import reproduce
-    found = reproduce(run, out, records=records, n_jobs=jobs, progress=_progress())
+    found = reproduce(run, out, records=records, n_jobs=jobs, progress=True)
     print(found.text())
     if not found.equal:
         raise typer.Exit(1)
@@ -580,6 +580,22 @@ def _end_workers():
     if executor is not None:
         executor.shutdown(wait=True, kill_workers=True)
 
+def _was_interrupted(error):
+    "Whether Ctrl-C lies behind an exception: pressed while compiled code is imported, it comes up as another one."
+    seen = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+def _interrupted():
+    "Ends the processes, says so in one line and gives the exit code of an interruption."
+    _end_workers()
+    print('pediatric-ecg: interrupted; the same command goes on where it can', file=sys.stderr)
+    return 130
+
 def main(
     argv:list|None=None, # Arguments; default: those of the process
 )->int: # Exit code
@@ -607,6 +623,8 @@ def main(
         return 1
     except Exception as error:
         line = complaint(error)
+        if line is None and _was_interrupted(error) and '--debug' not in argv:
+            return _interrupted()
         if line is None or '--debug' in argv:
             traceback.print_exception(error)
         if line is None:
@@ -615,10 +633,7 @@ def main(
         if isinstance(error, OSError):
             _drop_output()
         return 2
-    if code == 130:
-        _end_workers()
-        print('pediatric-ecg: interrupted; the same command goes on where it can', file=sys.stderr)
-    return code
+    return _interrupted() if code == 130 else code
 
 # %% ../nbs/use/02_cli.ipynb #cli-as-module
 if __name__ == '__main__' and '__file__' in globals(): # python -m pediatric_ecg.cli, and no notebook

@@ -18,6 +18,7 @@ from .data.annotations import read_annotations
 from .data.databases import get_database
 from .data.headers import read_header
 from .data.records import read_signals
+from .figures import CATHETER_INK, ORANGE, SURFACE_INK, VERMILION
 
 # %% ../nbs/use/06_view.ipynb #view-code
 SURFACE_LEADS = ('I', 'II', 'III', 'aVR', 'aVL', 'aVF', 'V1', 'V2', 'V3', 'V4', 'V5', 'V6', 'MLII', 'MLI')
@@ -68,13 +69,13 @@ def draw_record(
     first = round(start*header.fs)
     signals = read_signals(record, first, round(stop*header.fs), leads)
     time = (first + np.arange(len(signals)))/header.fs
-    fig, ax = plt.subplots(figsize=(9, 1.4 + .42*len(leads)), dpi=90, layout='constrained')
+    fig, ax = plt.subplots(figsize=(9, 1.4 + .42*len(leads)), layout='constrained')
     _draw_traces(ax, time, signals, leads)
     _draw_notes(ax, read_annotations(record, database), database, header.fs, start, stop)
     if found is not None:
         for begin, end, name in _spans(_found_marks(found, record), start, stop):
-            ax.plot([begin, end], [-len(leads), -len(leads)], color='C1', lw=6, solid_capstyle='butt')
-            ax.text(begin, -len(leads) - .25, f'found: {_plain(name, database)}', va='top', fontsize=8, color='C1')
+            ax.plot([begin, end], [-len(leads), -len(leads)], color=ORANGE, lw=6, solid_capstyle='butt')
+            ax.text(begin, -len(leads) - .25, f'found: {_plain(name, database)}', va='top', fontsize=8, color=ORANGE)
     ax.set(xlabel='time (s)', xlim=(start, stop), ylim=(-len(leads) - (.9 if found is not None else 0), 1.6),
            yticks=-np.arange(len(leads)), yticklabels=leads,
            title=f'{record.name}, simulated' if header.simulated else record.name)
@@ -92,7 +93,8 @@ def _draw_traces(ax, time, signals, leads):
         ax.plot([time[-1]]*2, [1, 1 + millivolt], color='black', lw=2, clip_on=False)
         ax.text(time[-1], 1 + millivolt, '1 mV ', ha='right', va='top', fontsize=8)
     for row in range(len(leads)):
-        ax.plot(time, .5*centred[:, row]/scale[row] - row, color='black' if is_surface[row] else 'C0', lw=.7)
+        ink = SURFACE_INK if is_surface[row] else CATHETER_INK
+        ax.plot(time, .5*centred[:, row]/scale[row] - row, color=ink, lw=.7)
 
 def _draw_notes(ax, notes, database, rate, start, stop):
     "Beats as ticks with their symbols, rhythms as lines with their names."
@@ -100,8 +102,8 @@ def _draw_notes(ax, notes, database, rate, start, stop):
     is_marker = (notes['symbol'] == '+').to_numpy()
     marks = pd.DataFrame({'time': times[is_marker], 'name': notes['aux'].to_numpy()[is_marker]})
     for begin, end, name in _spans(marks, start, stop):
-        ax.axvline(begin, color='C3', lw=.8, zorder=0)
-        ax.text(begin, 1.35, f' {_plain(name, database)}', color='C3', fontsize=8)
+        ax.axvline(begin, color=VERMILION, lw=.8, zorder=0)
+        ax.text(begin, 1.35, f' {_plain(name, database)}', color=VERMILION, fontsize=8)
     for time, symbol in zip(times, notes['symbol']):
         if start <= time <= stop and symbol != '+':
             ax.axvline(time, color='0.85', lw=.7, zorder=0)

@@ -278,6 +278,23 @@ def test_interruption(call, monkeypatch, tmp_path):
     assert code == 130 and err.count("\n") == 1 and "Traceback" not in err
 
 
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+@pytest.mark.parametrize("outer", [ImportError("numpy._core failed"), SystemError("error return without exception")])
+def test_an_interruption_behind_another_exception(call, monkeypatch, tmp_path, outer, link):
+    "Ctrl-C while compiled code is imported comes up as another exception, two links away here."
+    middle = RuntimeError("in between")
+    setattr(middle, link, KeyboardInterrupt())
+    error = type(outer)(*outer.args)
+    setattr(error, link, middle)
+    monkeypatch.setattr("pediatric_ecg.report.page.build_report", raising(error))
+    code, out, err = call("report", tmp_path)
+    assert (code, out) == (130, "") and err.count("\n") == 1 and "interrupted" in err
+    assert "Traceback" in call("--debug", "report", tmp_path)[2]
+    error.__cause__ = error.__context__ = middle.__cause__ = middle.__context__ = None
+    code, out, err = call("report", tmp_path)
+    assert code == 1 and "Traceback" in err, "nobody pressed anything: a bug"
+
+
 def test_full_disk_is_one_line(call, monkeypatch, tmp_path):
     full = OSError(28, "No space left on device", "big.npy")
     monkeypatch.setattr("pediatric_ecg.report.page.build_report", raising(full))

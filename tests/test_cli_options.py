@@ -34,6 +34,9 @@ WRONG = {
     "run": PREPARE | TRAIN,
     "evaluate": {"run": ["NOTHING", "FILE", "EMPTY"]},
     "report": {"run": ["NOTHING", "FILE", "EMPTY"]},
+    "reproduce": {
+        "run": ["NOTHING", "FILE", "EMPTY"], "out": [".", "", "FILE", "FULL"], "records": ["NOTHING", "FILE", "EMPTY"],
+        "jobs": JOBS},
     "compare": {"runs": ["NOTHING", "FILE", "EMPTY"], "split": ["nosuch", ""], "out": ["FILE"]},
     "pretrain": {
         "name": ["nosuch", ""], "out": OUTPUTS, "patients": ["7", "x", "1000000"], "seconds": LENGTHS,
@@ -45,7 +48,7 @@ WRONG = {
 RIGHT = {  # what stands where the value is right
     "simulate": ["OUT"], "download": ["mitdb", "OUT"], "check": ["RECORDS"], "prepare": ["RECORDS", "--out", "OUT"],
     "train": ["STORE", "--out", "OUT"], "run": ["RECORDS", "--out", "OUT"], "evaluate": ["RUN"], "report": ["RUN"],
-    "compare": ["RUN", "COPY"], "pretrain": ["ecg-2", "--out", "OUT"],
+    "reproduce": ["RUN", "--out", "OUT"], "compare": ["RUN", "COPY"], "pretrain": ["ecg-2", "--out", "OUT"],
     "experiment": ["STORE", "--out", "OUT", "--recipe", "losses"]}
 POSITIONS = {"compare": ["runs"]}
 

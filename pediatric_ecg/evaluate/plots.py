@@ -11,10 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pediatric_ecg.figures import (
-    AGAINST_IT, BLUE, FONT, FOR_IT, GREY, LOOK, NOT_OURS, NUMPY, PAGE, VERMILION, Strip, data_uri, drawing, draw_strips,
-    own_font, png, rhythm_looks, plain_name,
-)
+from ..figures import BLUE, GREY, PAGE, VERMILION, Strip, draw_strips, drawing, plain_name, rhythm_looks
 from .scores import METRICS, confusion
 from ..losses.geometry import plot_similarity
 

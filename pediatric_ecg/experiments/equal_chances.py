@@ -8,7 +8,7 @@ __all__ = ['STEP_SIZES', 'METHODS', 'PROTOCOL', 'Method', 'best_on_validation', 
 
 # %% ../../nbs/experiments/11_equal_chances.ipynb #eq-imports
 import itertools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import joblib
@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from ..core import DataError
 from .cells import run_fold
-from .grid import LOCK, folder_name, load_predictions
+from .grid import LOCK, claim_folder, folder_name, load_predictions
 from .recipes import STUDY, configure
 from .run import make_folds, scored_labels
 from .run_folder import Protocol, read_history, write_csv
 from ..surroundings import import_matplotlib, locked, undisturbed
+from ..splits.folds import folds_hash
 from ..train.config import TrainConfig
 from ..windows.store import WindowStore
 
@@ -116,12 +117,14 @@ def equal_chances(
     protocol:Protocol=PROTOCOL, # Of the folds; patient-wise ones are used
     n_jobs:int=-1, # Jobs at once; -1: one per core
     progress:bool=True, # Show a bar
-    **options, # Of tuned_fold
+    config:TrainConfig=STUDY['config'], # Of everything that is not varied
+    trial_epochs:int=20, # Of a trial
+    epochs:tuple=(10, 48), # Of the trainings with the chosen setting; others may join later
 )->Path: # trials.csv
     """Gives every method the same trials and budgets in every fold, and writes what was tried and what was predicted.
 
     Beside `trials.csv` stands `predictions.csv`: one row per test window, one column per method and number of epochs.
-    Raises DataError for an unknown method."""
+    Raises DataError for an unknown method, or where OUT was begun with other settings."""
     methods = tuple(METHODS) if methods is None else methods
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
@@ -132,9 +135,14 @@ def equal_chances(
     folds = [fold for fold in make_folds(windows.table, labels, protocol) if fold.split == 'patient']
     out.mkdir(parents=True, exist_ok=True)
     with locked(out/LOCK, out):
+        claim_folder(out, {
+            'data': windows.manifest['sha256'], 'config': asdict(config), 'labels': labels,
+            'trial_epochs': trial_epochs, 'folds': {fold.name: folds_hash([fold]) for fold in folds},
+            'methods': {name: METHODS[name].trials() for name in methods}}, 'study', ('folds', 'methods'))
         jobs = []
         for fold, name in itertools.product(folds, methods):
-            jobs.append(joblib.delayed(tuned_fold)(windows, fold, labels, name, out, seed=fold.repeat, **options))
+            of_job = (windows, fold, labels, name, out, config, trial_epochs, epochs, fold.repeat)
+            jobs.append(joblib.delayed(tuned_fold)(*of_job))
         done = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)(jobs)
         rows = []
         for part in tqdm(done, total=len(jobs), desc='methods', disable=not progress, leave=False):

@@ -15,7 +15,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
 
-from ..evaluate.plots import NAMES, data_uri
+from ..evaluate.plots import NAMES
+from ..figures import data_uri
 
 # %% ../../nbs/report/00_render.ipynb #c006-2d89eb
 DASH = '–' # where there is no number

@@ -14,7 +14,8 @@ from cycler import cycler
 from matplotlib.figure import Figure
 
 from ..evaluate.calibration import plot_reliability, plot_selective
-from ..evaluate.plots import COLOURS, KEPT, NAMES, drawing
+from ..evaluate.plots import COLOURS, KEPT, NAMES
+from ..figures import drawing
 from ..losses.geometry import PANELS, plot_geometry
 from .render import DASH, PERCENT, PLAIN, Picture, minus, percent
 from .scored import Probabilities, ScoredRun
