@@ -1,9 +1,9 @@
 """Mutation tests: the package is changed in one place, and the tests must notice.
 
-    python tests/mutants.py                       # `make mutants`: 40 mutants for each group, of the same draw each time
-    python tests/mutants.py --only splits,audit   # some groups
-    python tests/mutants.py --again               # once more those that survived, after tests were added
-    python tests/mutants.py --table               # only the table of what is known
+    python tests/mutants.py                      # `make mutants`: 40 mutants for each group, each time the same ones
+    python tests/mutants.py --only splits,audit  # some groups
+    python tests/mutants.py --again              # once more those that survived, after tests were added
+    python tests/mutants.py --table              # only the table of what is known
 
 A mutant is a comparison, an operator, a number, a truth value, a boundary of a slice, a condition, a returned value or
 a called statement that is another one. Texts, figures and messages of errors are left alone. The tests are collected
@@ -164,7 +164,7 @@ def source_of(module):
 
 
 def mutants_of(group):
-    "All mutants of a group, in the order in which they are drawn: by a hash, so that a larger draw holds a smaller one."
+    "All mutants of a group, in the order in which they are drawn: that of a hash, so that more of them hold the fewer."
     found = []
     for module in GROUPS[group][0]:
         for name, function in functions(source_of(module)):
