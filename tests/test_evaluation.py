@@ -398,3 +398,17 @@ def test_intervals_of_ec57s_averages_hold_the_truth():
     each, of_means = average_intervals(table, ["VT", "never"])
     assert each["never"]["sensitivity"] == [None, None], "nobody holds it"
     assert of_means["sensitivity"] == each["VT"]["sensitivity"], "so it is not in the mean"
+
+
+def test_intervals_need_two_patients_and_no_more():
+    "Of one patient there is none; of two there is one, also of a difference."
+    table = make(windows=60, patients=2)
+    one = table.assign(subject="0")
+    each, means = average_intervals(one, LABELS)
+    assert means == {"sensitivity": [None, None], "ppv": [None, None]}
+    assert all(interval == [None, None] for entry in each.values() for interval in entry.values())
+    assert None not in average_intervals(table, LABELS)[1]["sensitivity"]
+    worse = table.assign(prediction=table.prediction.to_numpy()[::-1])
+    compared = compare(table, worse, LABELS)["top1"]
+    assert None not in compared["ci95"] and 0 < compared["p"] <= 1
+    assert compare(one, worse.assign(subject="0"), LABELS)["top1"]["ci95"] == [None, None]
