@@ -8,7 +8,7 @@ DEMO    := demo
 TESTENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-notebooks test-suite test-slow test-faults coverage check-sync fuzz lock audit build quarto docs bench lab clean
+.PHONY: help demo test test-notebooks test-suite test-slow test-faults mutants coverage check-sync fuzz lock audit build quarto docs bench lab clean
 
 help: ## Say what each target does
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -45,6 +45,10 @@ KILLS ?= 50
 test-faults: $(STAMP) ## Kill every command at each rename and at random moments, and start it again (KILLS=50; about an hour)
 	$(TESTENV) $(BIN)/python tests/faults.py --kills $(KILLS)
 
+MUTANTS ?= 40
+mutants: $(STAMP) ## Change the package in one place and see whether a test notices (MUTANTS=40 for each group; about an hour)
+	$(TESTENV) $(BIN)/python tests/mutants.py --mutants $(MUTANTS)
+
 coverage: $(STAMP) ## Run the test suite and ask for 92 % of the package's lines and branches
 	$(BIN)/pip install --quiet pytest-cov
 	$(TESTENV) $(BIN)/pytest --cov=pediatric_ecg --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=92
@@ -79,9 +83,10 @@ docs: ## Build the site in _docs (needs Quarto 1.9: `make quarto`, or https://qu
 	@$(MAKE) --no-print-directory .venv
 	$(SITE) $(BIN)/nbdev_docs
 
-bench: $(STAMP) ## Run the benchmarks and rewrite benchmarks/results.json
+bench: $(STAMP) ## Run the benchmarks, rewrite benchmarks/results.json, and print one table of ratios, targets and misses
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,bench]'
 	for b in benchmarks/[a-z]*.py; do $(BIN)/python $$b || exit 1; done
+	$(BIN)/python benchmarks/_results.py
 
 lab: $(STAMP) ## Open JupyterLab in nbs/
 	cd nbs && ../$(BIN)/jupyter lab

@@ -59,3 +59,18 @@ def record(
 def met(row: dict) -> bool:
     "Whether a row reaches its target."
     return row['ratio'] >= row['target'] if row['better'] == 'higher' else row['ratio'] <= row['target']
+
+
+def table(rows: list) -> str:
+    "All rows in one table: ratio, target and whether it was missed; below it how many were."
+    lines = [f'{"":78} {"ours":>9} {"peer":>9} {"ratio":>8}  target']
+    for row in rows:
+        sign, missed = '≥' if row['better'] == 'higher' else '≤', '' if met(row) else '  missed'
+        lines.append(f'{row["name"]:78.78} {row["ours"]:9.4g} {row["peer"]:9.4g} {row["ratio"]:8.4g}  '
+                     f'{sign} {row["target"]:g}{missed}')
+    missed = sum(not met(row) for row in rows)
+    return '\n'.join([*lines, f'{len(rows)} ratios, {missed} of them missed their target'])
+
+
+if __name__ == '__main__':
+    print(table(json.loads(RESULTS.read_text())))

@@ -220,3 +220,35 @@ def test_unreadable_arguments(table, fold):
         audit(table.drop(columns="subject"), [fold])
     with pytest.raises(DataError, match="no kind of leak"):
         audit(table, [fold], allow=["everything"])
+
+
+def three_windows(*sides):
+    "A table of one record whose three windows of 100 samples begin 50 apart, and a fold that deals them out."
+    table = pd.DataFrame({"record": "r", "subject": "s", "label": "N", "start": [0, 50, 100], "end": [100, 150, 200]})
+    dealt = {side: np.array([row for row, name in enumerate(sides) if name == side], int)
+             for side in ("train", "valid", "test")}
+    return table, Fold("dealt", "patient", 0, **dealt)
+
+
+@pytest.mark.parametrize("sides", [("valid", "test", "test"), ("train", "valid", "valid"), ("train", "test", "test")])
+def test_an_overlap_of_any_two_sides_is_found(sides):
+    table, fold = three_windows(*sides)
+    with pytest.raises(LeakError) as error:
+        audit(table, fold, allow=("subject",))
+    found = [leak for leak in error.value.findings if leak.kind == "overlap"]
+    assert [leak.windows for leak in found] == [(0, 1)]
+
+
+def test_leaks_are_in_order_and_the_first_six_are_told(table):
+    "Subjects one after another, whatever the order of the rows; of more than six leaks, how many more there are."
+    backwards = table.iloc[::-1].reset_index(drop=True)
+    rows = np.arange(len(backwards))
+    mixed = Fold("mixed", "patient", 0, rows[rows % 2 == 0], rows[:0], rows[rows % 2 == 1])
+    with pytest.raises(LeakError) as error:
+        audit(backwards, mixed)
+    assert [leak.subject for leak in error.value.findings] == [f"s{patient}" for patient in range(6)]
+    assert str(error.value).count("\n") == 5 and "more" not in str(error.value)
+    with pytest.raises(LeakError) as error:
+        audit(backwards, [mixed, mixed])
+    lines = str(error.value).splitlines()
+    assert len(lines) == 7 and lines[-1] == "… and 6 more"

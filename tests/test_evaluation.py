@@ -398,3 +398,61 @@ def test_intervals_of_ec57s_averages_hold_the_truth():
     each, of_means = average_intervals(table, ["VT", "never"])
     assert each["never"]["sensitivity"] == [None, None], "nobody holds it"
     assert of_means["sensitivity"] == each["VT"]["sensitivity"], "so it is not in the mean"
+
+
+def test_intervals_need_two_patients_and_no_more():
+    "Of one patient there is none; of two there is one, also of a difference."
+    table = make(windows=60, patients=2)
+    one = table.assign(subject="0")
+    each, means = average_intervals(one, LABELS)
+    assert means == {"sensitivity": [None, None], "ppv": [None, None]}
+    assert all(interval == [None, None] for entry in each.values() for interval in entry.values())
+    assert None not in average_intervals(table, LABELS)[1]["sensitivity"]
+    worse = table.assign(prediction=table.prediction.to_numpy()[::-1])
+    compared = compare(table, worse, LABELS)["top1"]
+    assert None not in compared["ci95"] and 0 < compared["p"] <= 1
+    assert compare(one, worse.assign(subject="0"), LABELS)["top1"]["ci95"] == [None, None]
+
+
+def naive_auroc_interval(table, label):
+    "The same by loops: placements, two started patients on each side, leverage, Welch and Satterthwaite."
+    is_label, probability = (table.truth == label).to_numpy(), table[f"p_{label}"].to_numpy()
+    moves, middles, freedom = [], [], []
+    for side in (is_label, ~is_label):
+        sums = {}
+        for value, subject in zip(probability[side], table.subject[side]):
+            others = probability[~side]
+            placement = ((others < value) + 0.5*(others == value)).mean()
+            placement = placement if side is is_label else 1 - placement
+            better, count = sums.get(subject, (0, 0))
+            sums[subject] = better + placement, count + 1
+        counts = np.array([count for _, count in sums.values()])
+        started = counts.sum()/3/len(counts)
+        sums |= {("right", len(moves)): (started, started), ("wrong", len(moves)): (0, started)}
+        total = sum(count for _, count in sums.values())
+        middle = sum(better for better, _ in sums.values())/total
+        moves.append({subject: (better - middle*count)/total/np.sqrt(max(1 - count/total, 0.05))
+                      for subject, (better, count) in sums.items()})
+        middles.append(middle)
+        freedom.append(max(counts.sum()**2/(counts**2).sum() + 2/3 - 1, 1))
+    error = np.sqrt(sum((moves[0].get(name, 0) + moves[1].get(name, 0))**2 for name in {*moves[0], *moves[1]}))
+    parts = [sum(move**2 for move in side.values()) for side in moves]
+    degrees = sum(parts)**2/sum(part**2/free for part, free in zip(parts, freedom))
+    value, reach = roc_auc_score(is_label, probability), stats.t.ppf(0.975, degrees)*error
+    middle = sum(middles) - value
+    return [min(max(middle - reach, 0), value), max(min(middle + reach, 1), value)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auroc_interval_equals_loops(seed):
+    table = make(seed=seed, windows=80, patients=5, skill=0.1)
+    for label in LABELS:
+        assert class_intervals(table, LABELS)[label]["auroc"] == pytest.approx(naive_auroc_interval(table, label))
+
+
+def test_a_label_that_is_left_out_hides_no_other():
+    "Wherever it stands among the classes."
+    table = make()
+    found = per_class(table, LABELS, LABELS[:1])
+    assert found.pop(LABELS[0]) == "not evaluable"
+    assert found == {label: each for label, each in per_class(table, LABELS).items() if label != LABELS[0]}

@@ -519,3 +519,18 @@ def test_the_relatives_of_the_loss_are_named_by_what_sets_them_apart():
         'ming2023exploit', 'graf2021dissecting', 'li2022targeted', 'yang2022inducing', 'ren2020balanced',
         'wang2021seesaw', 'kini2021label', 'wang2017normface', 'wang2018cosface', 'menon2021long', 'zhu2022balanced',
         'cui2021parametric', 'khosla2020supervised', 'kim2020proxy'}
+
+
+def test_measures_of_degenerate_classes():
+    "No direction has rank 0; the ratio of spreads is a quotient; a simplex of the classes seen has one rank less."
+    assert effective_rank(torch.zeros(3, 4)) == 0 and effective_rank(torch.zeros(0, 4)) == 0
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.2], [0.0, 1.0], [0.2, 1.0]])
+    found = spread(z, torch.tensor([0, 0, 1, 1]), 2)
+    assert found["ratio"] == pytest.approx(found["within"].mean() / found["between"]) and found["ratio"] < 0.1
+    measures = diagnose([5, 4, 3, 2], torch.eye(4), torch.arange(4))
+    assert measures["rank_target"] == 3
+
+
+def test_the_weight_of_the_embedding_loss_is_a_half():
+    "Where none is asked for."
+    assert losses.objectives.Objective(None).weight == make_objective("supcon", [3, 2], 4).weight == 0.5

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pediatric_ecg.core import DataError, LeakError
 from pediatric_ecg.data import MITDB, all_segments, group
 from pediatric_ecg.splits import Fold, audit, evaluable, leave_one_patient_out, patient_folds, random_folds
+from pediatric_ecg.splits._assign import assign, choose_validation, fold_sums, share_vectors, violations
 from pediatric_ecg.splits.folds import SIDES, fold_table, folds_hash, load_folds, save_folds
-from pediatric_ecg.splits.split import few_shot
+from pediatric_ecg.splits.split import _apart_first, few_shot, patients_by_fold, transfer_folds
 from pediatric_ecg.windows import cut
 
 
@@ -319,3 +320,65 @@ def test_folds_without_overlap_are_those_of_before():
     table = make_table([{"N": 9, "A": 3 + patient % 2} for patient in range(6)], extra=2)
     before = "d02f7d05de35a8dfe0722f9139b9888457bd088fe9ca116d8d8cece0353a7f63"
     assert folds_hash(random_folds(table, 4, seed=3, repeats=2)) == before
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_single_step_makes_the_spread_better(seed):
+    "By brute force: every patient to every other fold, and every pair exchanged."
+    rng = np.random.default_rng(seed)
+    windows = rng.integers(0, 9, (9, 4))*rng.integers(0, 2, (9, 4))
+    vectors, holds = share_vectors(windows), (windows > 0).astype(float)
+
+    def badness(fold_of):
+        return violations(fold_of, holds, 3), (fold_sums(fold_of, vectors, 3)**2).sum()
+
+    found = assign(windows, 3, np.random.default_rng(seed), starts=1)
+    broken, cost = badness(found)
+    steps = []
+    for one in range(9):
+        for fold in range(3):
+            steps.append(np.where(np.arange(9) == one, fold, found))
+        for other in range(one):
+            steps.append(found.copy())
+            steps[-1][[one, other]] = found[[other, one]]
+    for step in steps:
+        still_broken, other_cost = badness(step)
+        assert still_broken > broken or (still_broken == broken and other_cost > cost - 1e-9)
+    assert broken == 0
+
+
+def test_validation_covers_labels_first_and_may_exchange_one():
+    "Two patients of ten validate: those who together hold the most labels, of whom train keeps a holder."
+    windows = np.zeros((10, 3))
+    windows[:, 0] = 5
+    windows[[1, 2], 1] = 5
+    windows[[3, 4], 2] = 5
+    for seed in range(5):
+        chosen = choose_validation(windows, np.arange(10), 0.2, np.full(3, True), np.random.default_rng(seed))
+        assert len(chosen) == 2 and (windows[chosen].sum(0) > 0).all()
+
+
+def test_overlapping_windows_are_cut_by_length_not_by_time_of_day():
+    "A record that begins later is cut at the same places; blocks of other labels go to other folds."
+    table = pd.DataFrame({"record": "r", "subject": "s", "label": "N", "start": np.arange(40)*5})
+    table["end"] = table.start + 10
+    later = table.assign(start=table.start + 100_000, end=table.end + 100_000)
+    for one, other in zip(random_folds(table, 3), random_folds(later, 3), strict=True):
+        assert all((one.sides[side] == other.sides[side]).all() for side in SIDES)
+    four = pd.concat([table[:2].assign(record=label, label=label) for label in "ABCD"], ignore_index=True)
+    assert [len(fold.test) for fold in random_folds(four, 4)] == [2, 2, 2, 2]
+
+
+def test_windows_that_touch_are_apart():
+    "For few shots: the end of one is the beginning of the next, and a third overlaps both."
+    table = pd.DataFrame({"record": "r", "subject": "s", "label": "N", "start": [0, 10, 5], "end": [10, 20, 15]})
+    for order, first in {(0, 2, 1): [0, 1, 2], (1, 2, 0): [1, 0, 2], (2, 0, 1): [2, 0, 1]}.items():
+        assert _apart_first(table, np.array(order)).tolist() == first
+
+
+def test_tables_and_defaults_of_folds():
+    "A label that a fold does not examine has no patients there; one repetition where none is asked for."
+    table = make_table([{"A": 2}, {"A": 2, "B": 1}, {"A": 1, "B": 2}])
+    counts = patients_by_fold(table, [table.index[table.subject == "s0"], table.index[table.subject != "s0"]])
+    assert counts.loc["A"].tolist() == [1, 2] and counts.loc["B"].tolist() == [0, 2]
+    assert len(transfer_folds(table, ["s0", "s1"])) == 1

@@ -534,7 +534,6 @@ def ramp(digital):
 
 
 @pytest.mark.parametrize('changes, message', [
-    ({'units': 'mV', 'gain': 1e-4, 'change': ramp}, 'does not fit into float16; correct the gain or the unit'),
     ({'leads': ('a', 'b')}, 'wrong.hea.*none of the leads'),
     ({'marks': ((0, '(WHAT'),)}, r'wrong.atr.*\(WHAT'),
 ])
@@ -543,6 +542,15 @@ def test_bad_records_are_named(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
         prepare(db, tmp_path/'s', PLAIN, progress=False)
     assert not (tmp_path/'s').exists()
+
+
+def test_a_record_of_absurd_samples_has_no_window_and_is_named(tmp_path):
+    "More millivolts than half precision holds are unusable time, as gaps are; the other record is prepared."
+    db, _ = fresh(tmp_path/'db', units='mV', gain=1e-4, change=ramp)
+    store = prepare(db, tmp_path/'s', PLAIN, progress=False)
+    records = {record['record']: record for record in store.manifest['records']}
+    assert set(store.table.record) == {'good'} and records['wrong']['windows'] == 0
+    assert records['wrong']['excluded']['windows without a usable lead'] == records['good']['windows'] > 0
 
 
 def test_damaged_files_are_named(tmp_path):
