@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pediatric_ecg.evaluate import holm
+from pediatric_ecg.evaluate import compare, holm, intervals, scores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "nbs" / "results"
@@ -203,8 +203,8 @@ def test_networks_modalities_fusion_and_disturbances():
         f"counted ({noise.macro_f1_holm:.2f} by Holm)",
     ):
         assert part in text, part
-    checks = results("mitdb-checks")
-    honest = checks[checks.permute.isna() & checks.floor.isna()].set_index("split").macro_f1
+    checks = results("mitdb-permuted")
+    honest = checks[checks.permute.isna()].set_index("split").macro_f1
     assert f"{honest['random']:.1f} % on random windows and {honest['patient']:.1f} % on new patients" in text
     assert f"{honest['random'] - honest['patient']:.0f} points, and since" in text
     assert not (comparisons("sim-robustness").macro_f1_holm < 0.05).any()
@@ -262,6 +262,55 @@ def test_the_first_page_gives_the_study_on_simulated_people():
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     for figures in json.loads((RESULTS / "mitdb-people" / "figures.json").read_text()).values():
         assert f"{100 * figures['macro_f1']:.1f} %" in page
+
+
+def saved_answers(name):
+    return pd.read_csv(RESULTS / name / "predictions.csv.gz", dtype=str, keep_default_na=False)
+
+
+def paired(answers, one, other):
+    "The difference of two columns of saved answers in macro-F1."
+    labels = sorted(answers.truth.unique())
+    parts = [answers.assign(prediction=answers[column]) for column in (one, other)]
+    return compare(*parts, labels)["macro_f1"]
+
+
+def test_the_first_page_gives_the_losses_with_equal_chances():
+    "Order, figures and what Holm leaves after 200 and after 1,000 steps, from the saved answers."
+    page = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    answers = saved_answers("equal-chances").assign(split="patient")
+    left, order = {}, {}
+    for epochs in (10, 48):
+        names = [column for column in answers if column.endswith(f", {epochs} epochs")]
+        mine, labels = f"AGCACL, {epochs} epochs", sorted(answers.truth.unique())
+        order[epochs] = sorted(names, key=lambda name: -scores(answers.truth, answers[name], labels)["macro_f1"])
+        others = [name for name in names if name != mine]
+        found = [paired(answers, mine, name) for name in others]
+        adjusted = holm([row["p"] for row in found])
+        left[epochs] = {name.split(",")[0]: 100 * row["difference"]
+                        for name, row, p in zip(others, found, adjusted) if p < 0.05}
+        if epochs == 48:
+            best = scores(answers.truth, answers[mine], labels)["macro_f1"]
+            low, high = intervals(answers.assign(prediction=answers[mine]), labels)["macro_f1"]
+            assert f"first with {100 * best:.1f} % ({100 * low:.1f}–{100 * high:.1f})" in page
+    assert order[48][0] == "AGCACL, 48 epochs" and order[10].index("AGCACL, 10 epochs") == 2
+    assert set(left[10]) == {"PaCo with a queue"}
+    assert set(left[48]) == {"logit adjustment", "BCL", "PaCo with a queue"}
+    after = left[48]
+    assert (f"logit adjustment ({after['logit adjustment']:.1f} points), balanced contrastive loss ({after['BCL']:.1f}) "
+            f"and PaCo ({after['PaCo with a queue']:.1f})") in page
+
+
+def test_the_first_page_gives_permuted_names_and_the_block():
+    page = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    checks = results("mitdb-permuted")
+    by_patient = checks[checks.permute == "patients"].set_index("split").macro_f1
+    assert f"{by_patient['random']:.1f} % on random windows, and {by_patient['patient']:.1f} % on new patients" in page
+    for place, words in (("mitdb", "it has {} there"), ("demo", "and {} on twelve simulated children")):
+        found = paired(saved_answers(f"periodicity-{place}"), "with", "without")
+        points, low, high = (f"{100 * value:+.1f}" for value in (found["difference"], *found["ci95"]))
+        points = points if place == "demo" else f"{points} points"
+        assert words.format(f"{points} ({low} to {high.strip('+')})").replace("-", "−") in page, place
 
 
 # ── references ──
