@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pediatric_ecg.evaluate import compare, holm, intervals, scores
+from pediatric_ecg.evaluate import compare, holm, scores
+from pediatric_ecg.evaluate.scores import intervals
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "nbs" / "results"
