@@ -13,6 +13,7 @@ import pytest
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.data import LEIPZIG, download
+from pediatric_ecg.surroundings import locked
 
 
 def release():
@@ -344,3 +345,15 @@ def test_no_server_no_url_no_folder(tmp_path):
         get("http://127.0.0.1:9/", tmp_path / "file" / "c")
     with pytest.raises(DataError, match="unknown database"):
         download("nosuch", tmp_path)
+
+
+def test_a_second_download_into_the_folder_is_refused(serve, tmp_path):
+    "Both would write into the same partial files. Where nothing is missing, nobody is refused."
+    url, _ = serve()
+    with locked(tmp_path / ".download.lock", tmp_path):
+        with pytest.raises(DataError, match="another process is writing it"):
+            get(url, tmp_path)
+    get(url, tmp_path)
+    with locked(tmp_path / ".download.lock", tmp_path):
+        get(url, tmp_path)
+    assert held(tmp_path) == RELEASE

@@ -382,3 +382,11 @@ def test_tables_and_defaults_of_folds():
     counts = patients_by_fold(table, [table.index[table.subject == "s0"], table.index[table.subject != "s0"]])
     assert counts.loc["A"].tolist() == [1, 2] and counts.loc["B"].tolist() == [0, 2]
     assert len(transfer_folds(table, ["s0", "s1"])) == 1
+
+
+@pytest.mark.parametrize("share, number", [(0, 0), (0.01, 1), (0.2, 2), (1, 9)])
+def test_how_many_patients_validate(share, number):
+    "None where none are asked for, one where few are, and never all."
+    windows = np.ones((10, 1))
+    chosen = choose_validation(windows, np.arange(10), share, np.array([True]), np.random.default_rng(0))
+    assert len(chosen) == number

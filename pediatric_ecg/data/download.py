@@ -12,6 +12,7 @@ import shutil
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -26,6 +27,7 @@ with warnings.catch_warnings():
 from ..core import DataError, digest, inside, replacing
 from .check import checksums
 from .databases import Database, get_database
+from ..surroundings import locked
 
 # %% ../../nbs/data/08_download.ipynb #c008-3a9b33
 # A file with one of these endings tells of a record.
@@ -302,16 +304,18 @@ def download(
     most = 2*guess or 1e11
     # pooch would take a folder '~x' for a home.
     aside = folder.absolute()/_ASIDE
-    if aside.is_symlink():
-        aside.unlink() # written through a link, files would lie somewhere else
-    source = pooch.create(str(aside), url, registry=hashes, urls=urls, retry_if_failed=retries)
-    bar = tqdm(total=total, initial=begun, unit='B', unit_scale=True, desc=database.name,
-               disable=not progress)
-    try:
-        with bar:
-            failed = _fetch(list(sizes), folder, source, Resume(folder, bar, timeout, sizes, most), n_jobs)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    # two calls would write into the same partial files; where nothing is missing, nothing is written
+    with locked(folder/'.download.lock', folder) if sizes else nullcontext():
+        if aside.is_symlink():
+            aside.unlink() # written through a link, files would lie somewhere else
+        source = pooch.create(str(aside), url, registry=hashes, urls=urls, retry_if_failed=retries)
+        bar = tqdm(total=total, initial=begun, unit='B', unit_scale=True, desc=database.name,
+                   disable=not progress)
+        try:
+            with bar:
+                failed = _fetch(list(sizes), folder, source, Resume(folder, bar, timeout, sizes, most), n_jobs)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     if failed:
         file, reason = next(iter(failed.items()))
         more = f' (and {len(failed) - 1} more files failed)' if len(failed) > 1 else ''
