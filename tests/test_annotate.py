@@ -14,8 +14,18 @@ from hypothesis import strategies as st
 
 from pediatric_ecg import cli
 from pediatric_ecg.annotate import (
-    NONE, RESEARCH, annotate, annotate_all, is_record, records_of, refuse, smooth_rhythms, to_segments, window_at,
-    windows_of)
+    NONE,
+    RESEARCH,
+    annotate,
+    annotate_all,
+    is_record,
+    records_of,
+    refuse,
+    smooth_rhythms,
+    to_segments,
+    window_at,
+    windows_of,
+)
 from pediatric_ecg.core import DataError, digest, wfdb_quiet
 from pediatric_ecg.data import LEIPZIG, read_header, read_signals
 from pediatric_ecg.data.headers import lead_slots, record_paths

@@ -368,7 +368,7 @@ def test_help_names_networks_and_epochs(call):
 
 def test_a_warning_is_one_line_without_a_place_in_the_code(call, monkeypatch, tmp_path):
     def warn(*_):
-        warnings.warn("something to know\nof this run")
+        warnings.warn("something to know\nof this run", stacklevel=2)
         return tmp_path / "report.html"
 
     monkeypatch.setattr("pediatric_ecg.report.page.build_report", warn)

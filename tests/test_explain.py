@@ -9,7 +9,17 @@ from pediatric_ecg import cli
 from pediatric_ecg.data import LEIPZIG
 from pediatric_ecg.data.headers import record_paths
 from pediatric_ecg.explain import (
-    after_scale, decisive, deletion, draw, draw_cross, explain, explain_record, randomised, share_correlation, words)
+    after_scale,
+    decisive,
+    deletion,
+    draw,
+    draw_cross,
+    explain,
+    explain_record,
+    randomised,
+    share_correlation,
+    words,
+)
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 from pediatric_ecg.windows import Preprocess
 

@@ -23,8 +23,8 @@ from pediatric_ecg.figures import (
     draw_strips,
     is_catheter,
     lab,
-    rhythm_looks,
     plain_name,
+    rhythm_looks,
 )
 
 # CIEDE2000; the least distance of two of nine colours, by kind of vision

@@ -297,9 +297,9 @@ def test_the_first_page_gives_the_losses_with_equal_chances():
     assert order[48][0] == "AGCACL, 48 epochs" and order[10].index("AGCACL, 10 epochs") == 2
     assert set(left[10]) == {"PaCo with a queue"}
     assert set(left[48]) == {"logit adjustment", "BCL", "PaCo with a queue"}
-    after = left[48]
-    assert (f"logit adjustment ({after['logit adjustment']:.1f} points), balanced contrastive loss ({after['BCL']:.1f}) "
-            f"and PaCo ({after['PaCo with a queue']:.1f})") in page
+    adjustment, balanced, queue = (left[48][name] for name in ("logit adjustment", "BCL", "PaCo with a queue"))
+    assert (f"logit adjustment ({adjustment:.1f} points), balanced contrastive loss ({balanced:.1f}) "
+            f"and PaCo ({queue:.1f})") in page
 
 
 def test_the_first_page_gives_permuted_names_and_the_block():

@@ -16,10 +16,10 @@ from made_up_run import made_up_run
 from pediatric_ecg import cli
 from pediatric_ecg.core import DataError
 from pediatric_ecg.evaluate.plots import overview
-from pediatric_ecg.figures import FONT, png
 from pediatric_ecg.experiments import Protocol, evaluate_run, train_store
 from pediatric_ecg.experiments.run_folder import unfinished_run
 from pediatric_ecg.explain import explain
+from pediatric_ecg.figures import FONT, png
 from pediatric_ecg.report import build_report
 from pediatric_ecg.surroundings import locked
 from pediatric_ecg.train import TrainConfig

@@ -233,7 +233,7 @@ def _reentry(run, split, names):
     words = []
     for truth, other in (pair, pair[::-1]):
         windows = split.scored[split.scored.truth == truth]
-        words.append(f'of {counted(len(windows), f"window")} of {truth} {(windows.prediction == other).sum()} '
+        words.append(f'of {counted(len(windows), "window")} of {truth} {(windows.prediction == other).sum()} '
                      f'are named {other}')
     sentence = question + ', '.join(words)
     if not len(asked):

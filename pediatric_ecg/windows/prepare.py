@@ -601,5 +601,5 @@ def _chosen(folder, database, records):
     listed = None if found.listed is None else len(found.listed)
     return {record: paths[record] for record in records or paths}, listed
 
-_BOUND = {'float16': 'each sample x in mV is off by at most max(|x|/2048, 3e-8) mV; beyond 65504 mV prepare refuses',
+_BOUND = {'float16': 'each sample x in mV is off by at most max(|x|/2048, 3e-8) mV; beyond 65504 mV time is unusable',
           'float32': 'each sample x in mV is off by at most |x|/16777216 mV'}
