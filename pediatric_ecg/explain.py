@@ -526,6 +526,8 @@ def _explained_window(run, ensemble, about, number):
     target = other = None
     if truth != prediction and {truth, prediction} <= {*classes}:
         target, other = classes.index(prediction), classes.index(truth)
+        if explain(ensemble.network, signals, present, target, other, steps=2).contrast < 0:
+            target, other = other, target # red is what speaks for the answer that the network gives
     e = _explained_well(ensemble, signals, present, target, other)
     leads, fs = {name: run.manifest.modalities.get(name) or list(slots)
                  for name, slots in ensemble.network.config.modalities.items()}, float(run.examples['fs'])

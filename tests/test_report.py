@@ -587,7 +587,7 @@ def test_explanations_are_shown(made_up):
     for label, answer in zip(truth, prediction):
         assert (f"{label}, named {answer}" if label != answer else f"{label}, named rightly") in text
     assert text.count("Check: three networks with random weights") == 3
-    assert "Without this patient in the training" in text and "the prototype nearest to that of" in text
+    assert "Without this patient in the training" in text and "The prototype nearest to that of" in text
     assert sum("red where they speak for the answer" in image["alt"] for image in page.images) == 3
     (made_up / "model.safetensors").write_bytes(b"damaged")
     assert "is damaged" in section(build_report(made_up, explain_run).read_text(), "What spoke for an answer")

@@ -217,7 +217,8 @@ def _example(run, window):
     start = _start(run, arrays['start'])
     where = f'Record {arrays["record"]}, patient {arrays["subject"]}, {start}'
     names = names_of(run)
-    return {'truth_in_full': in_full(truth, names), 'prediction_in_full': in_full(prediction, names), 'right': truth == prediction,
+    return {'truth_in_full': in_full(truth, names), 'prediction_in_full': in_full(prediction, names),
+            'right': truth == prediction,
             'probability': probability, 'where': where, 'picture': _signals(run, arrays)}
 
 def _signals(run, arrays):
@@ -255,7 +256,7 @@ def training_section(
 class Explanations:
     "What the section on single answers shows."
     windows:list = field(default_factory=list) # title, where, sentences, picture of each
-    weights:list = field(default_factory=list) # rhythm, windows, patients, shares: (mean, lowest, highest) of each signal
+    weights:list = field(default_factory=list) # rhythm, windows, patients, shares: mean, lowest, highest of each signal
     signals:list = field(default_factory=list) # Names of the kinds of signal, in the order of the shares
     most:int = 0 # Windows of a rhythm that were asked for the weights
     absent:str = '' # Why there are none

@@ -247,7 +247,8 @@ class Probabilities:
         return np.bincount(self.labels, minlength=len(self.classes))
 
 # %% ../../nbs/report/01_scored.ipynb #strata-code
-AGES = {'under 2 years': 2, '2 to 11 years': 12, '12 to 17 years': 18, '18 to 64 years': 65, '65 years and over': np.inf}
+AGES = { # name → first age that is no longer in it, years
+    'under 2 years': 2, '2 to 11 years': 12, '12 to 17 years': 18, '18 to 64 years': 65, '65 years and over': np.inf}
 ENOUGH = 5 # patients of a group for a figure
 
 @dataclass(frozen=True)
@@ -369,7 +370,8 @@ class ScoredRun:
         explained=None, # Explanations, made by who can; None: nobody was asked
     ):
         self.run, self.explained = run, explained
-        self.splits = {name: ScoredSplit(run, name) for name in reversed(SPLITS) if name in run.splits} # honest first
+        honest_first = [name for name in reversed(SPLITS) if name in run.splits]
+        self.splits = {name: ScoredSplit(run, name) for name in honest_first}
 
     @property
     def most_honest(self)->ScoredSplit|None:

@@ -171,7 +171,8 @@ def findings(
         recall, precision = (split.per_class[label][key] for key in ('recall', 'precision'))
         of_windows = f'{percent(*split.in_class(label, "recall"))} of its windows'
         patients = counted(split.per_class[label]['patients'], 'patient')
-        entry = f'{in_full(label, names)}: {of_windows}, {percent(*split.in_class(label, "precision"))} of those named so'
+        of_named = f'{percent(*split.in_class(label, "precision"))} of those named so'
+        entry = f'{in_full(label, names)}: {of_windows}, {of_named}'
         if not recall:
             said.missed.append(f'{in_full(label, names)}: never found, in none of the windows of {patients}')
         elif recall < MISSED:
@@ -196,7 +197,7 @@ def _mistakes(split, table, names):
     for truth in split.evaluable:
         for answer in table.columns.drop(truth):
             number, total = table.loc[truth, answer], table.loc[truth].sum()
-            if number >= CONFUSED*total:
+            if number and number >= CONFUSED*total:
                 found.append((number/total, number, total, truth, answer))
     found.sort(key=lambda mistake: -mistake[0])
     entries = []
@@ -206,7 +207,8 @@ def _mistakes(split, table, names):
         entries.append(f'{in_full(truth, names)} is named {in_full(answer, names)}: '
                        f'{percent(share, interval)}, {number} of {counted(int(total), "window")}')
     if len(found) > MOST_CONFUSED:
-        entries.append(f'and {counted(len(found) - MOST_CONFUSED, "other mistake")} of {CONFUSED:.0%} or more, see below')
+        others = counted(len(found) - MOST_CONFUSED, 'other mistake')
+        entries.append(f'and {others} of {CONFUSED:.0%} or more, see below')
     return entries
 
 def _interval_of_share(subjects, hits):
