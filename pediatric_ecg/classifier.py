@@ -254,7 +254,7 @@ class RhythmClassifier(ClassifierMixin, BaseEstimator):
 
     @classmethod
     def load(cls,
-        folder:str|Path, # as `save` wrote it
+        folder:str|Path, # as save wrote it
     )->'RhythmClassifier': # ready to predict
         "Reads a classifier. Raises DataError for a folder that is none, or a damaged one."
         file, remedy = Path(folder)/'config.json', 'give a folder that RhythmClassifier.save wrote'

@@ -481,7 +481,7 @@ WEIGHED = 30 # windows of each rhythm, for the semantic weights
 
 def explain_run(
     run:RunFolder, # A finished run
-)->Explanations: # For `build_report`
+)->Explanations: # For build_report
     "Explanations of a few windows of a run, or in words why there are none."
     if 'truth' not in run.examples:
         return Explanations(absent=NO_WINDOWS)

@@ -177,7 +177,7 @@ def data_uri(
     fig:Figure, # A figure
     kind:str='svg', # svg or png
     dpi:int=150, # For png
-    colours:int|None=None, # Of a png, as for `png`
+    colours:int|None=None, # Of a png, as for png
 )->str: # 'data:image/…;base64,…'
     "A figure as a data URI: an image that travels inside the page."
     if kind == 'png':

@@ -434,7 +434,8 @@ def test_a_name_with_a_blank_to_the_end(case, capsys, tmp_path):
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
     code, _, err = command(capsys, "annotate", tmp_path / "run", folder / "pat 1", "--out", tmp_path / "out")
     assert code == 0, err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"pat 1.rhy", "pat 1.csv", "pat 1.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"pat 1{ending}" for ending in (".rhy", ".csv", ".png", ".rhythms.edf")}
     written = toy.decode((tmp_path / "out" / "pat 1.rhy").read_bytes())
     assert written and {aux.decode() for _, _, aux in written} <= {"(N", "(AFIB"}
 

@@ -314,8 +314,8 @@ def of_another_network(run):
 @pytest.mark.parametrize('harm, named', [
     (lambda run: (run/'config.json').unlink(), 'config.json is missing'),
     (lambda run: (run/'model.safetensors').unlink(), 'model.safetensors is missing'),
-    (lambda run: (run/'config.json').write_text('not json'), 'config.json does not describe'),
-    (lambda run: (run/'config.json').write_text('[1]'), 'config.json does not describe'),
+    (lambda run: (run/'config.json').write_text('not json'), 'config.json: not readable as JSON'),
+    (lambda run: (run/'config.json').write_text('[1]'), 'config.json: must be names and values'),
     (lambda run: (run/'config.json').write_text('{"model": {"n_classes": 2}}'), 'config.json does not describe'),
     (lambda run: (run/'model.safetensors').write_bytes(b'1234567890'), 'model.safetensors does not fit'),
     (cut_short, 'model.safetensors does not fit'),

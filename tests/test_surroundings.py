@@ -18,7 +18,7 @@ from pediatric_ecg.core import DataError
 from pediatric_ecg.evaluate.plots import overview
 from pediatric_ecg.experiments import Protocol, evaluate_run, train_store
 from pediatric_ecg.experiments.run_folder import unfinished_run
-from pediatric_ecg.explain import explain
+from pediatric_ecg.explain import explain, explain_run
 from pediatric_ecg.figures import FONT, png
 from pediatric_ecg.report import build_report
 from pediatric_ecg.surroundings import locked
@@ -124,7 +124,7 @@ RCS = {
 
 def test_a_report_does_not_depend_on_folder_terminal_and_home(tmp_path):
     "The same bytes in another folder, with another matplotlibrc, terminal, home and no place for temporary files."
-    usual = build_report(made_up_run(tmp_path / "run"))
+    usual = build_report(made_up_run(tmp_path / "run"), explain=explain_run)
     expected = usual.read_bytes(), (usual.parent / "model_card.md").read_bytes()
     folder = tmp_path / "mit Raum" / "Läufe 心"
     here = tmp_path / "elsewhere"

@@ -367,7 +367,7 @@ class ScoredRun:
 
     def __init__(self,
         run:RunFolder, # A finished run
-        explained=None, # Explanations, made by who can; None: nobody was asked
+        explained:object|None=None, # Explanations, made by who can; None: nobody was asked
     ):
         self.run, self.explained = run, explained
         honest_first = [name for name in reversed(SPLITS) if name in run.splits]
