@@ -396,7 +396,7 @@ def model_card(
 @undisturbed()
 def build_report(
     run_folder:str|Path, # A finished run folder
-    explain:Callable|None=None, # RunFolder → Explanations, as `pediatric_ecg.explain.explain_run`
+    explain:Callable|None=None, # RunFolder → Explanations, as explain_run of pediatric_ecg.explain
 )->Path: # report.html
     """Write report.html (self-contained) and model_card.md into the run folder.
 
