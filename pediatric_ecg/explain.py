@@ -419,6 +419,12 @@ def _checks(network, e, signals, present):
             f'Check: without the tenth of the samples that is reddest the log-odds are {red:+.1f}, without a tenth by '
             f'chance {chance:+.1f}, of {e.contrast:+.1f}.']
 
+def _told(ensemble, e, signals, present, fs, leads, about, rhythm):
+    "The explanation in sentences: what it shows, what the rhythm is mixed up with, and the checks."
+    lines = [*e.others, *words(e, fs, leads, ensemble.classes, about.names)]
+    lines += [f'{sentence[0].upper()}{sentence[1:]}.' for sentence in about.mixed_up(rhythm)]
+    return lines + _checks(ensemble.network, e, signals, present)
+
 STEPS, MOST_STEPS = 256, 1024 # of the path of one window; a network that learnt from much signal needs more of them
 
 def _explained_well(ensemble, signals, present, target, against):
@@ -455,7 +461,6 @@ def explain_record(
         raise DataError(f'{record}: --at {at:g}: no lead carries a signal there; choose another window')
     e = _explained_well(ensemble, signals, present, target, other)
     named, answer = _answer(ensemble, signals, present, about, config.get('temperature', 1))
-    network = ensemble.network
     leads = {} # as the record calls them
     for name, channels in lead_slots(header, database).items():
         slots = zip(database.modalities[name], channels)
@@ -465,9 +470,7 @@ def explain_record(
     lines = [f'{record.name}{simulated}, {at:g} s to {at + seconds:g} s, explained by {about.name}; {RESEARCH}.']
     lines += [f'Note: {note}.' for note in [*about.cautions, *[learnt]*bool(learnt)]]
     title = (*lines, answer)
-    lines += [answer, *e.others, *words(e, pre.fs, leads, classes, about.names)]
-    lines += [f'{sentence[0].upper()}{sentence[1:]}.' for sentence in about.mixed_up(named)]
-    lines += _checks(network, e, signals, present)
+    lines += [answer, *_told(ensemble, e, signals, present, pre.fs, leads, about, named)]
     picture = png(draw(e, pre.fs, leads, classes, about.names, title), 110)
     out.mkdir(parents=True, exist_ok=True)
     file = out/f'{record.name}.{at:g}s.png'
@@ -536,9 +539,7 @@ def _explained_window(run, ensemble, about, number):
     lines = [f'Without this patient in the training the answer was {in_full(prediction, about.names)}{sure}; '
              f'the annotation is {in_full(truth, about.names)}.',
              f'With the patient in the training: {answer}',
-             *e.others, *words(e, fs, leads, classes, about.names)]
-    lines += [f'{sentence[0].upper()}{sentence[1:]}.' for sentence in about.mixed_up(truth)]
-    lines += _checks(ensemble.network, e, signals, present)
+             *_told(ensemble, e, signals, present, fs, leads, about, truth)]
     title = f'{in_full(truth, about.names)}, named rightly'
     if truth != prediction:
         title = f'{in_full(truth, about.names)}, named {in_full(prediction, about.names)}'

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import joblib
 import pandas as pd
-from tqdm import tqdm
 
 from ..core import DataError
 from .cells import run_fold
@@ -21,7 +20,7 @@ from .grid import LOCK, claim_folder, folder_name, load_predictions
 from .recipes import STUDY, configure
 from .run import make_folds, scored_labels
 from .run_folder import Protocol, read_history, write_csv
-from ..surroundings import import_matplotlib, locked, undisturbed
+from ..surroundings import import_matplotlib, locked, progress_bar, undisturbed
 from ..splits.folds import folds_hash
 from ..train.config import TrainConfig
 from ..windows.store import WindowStore
@@ -145,7 +144,7 @@ def equal_chances(
             jobs.append(joblib.delayed(tuned_fold)(*of_job))
         done = joblib.Parallel(n_jobs=n_jobs, return_as='generator', initializer=import_matplotlib)(jobs)
         rows = []
-        for part in tqdm(done, total=len(jobs), desc='methods', disable=not progress, leave=False):
+        for part in progress_bar(done, progress, total=len(jobs), desc='methods'):
             rows += part
         write_csv(out/'trials.csv', pd.DataFrame(rows))
         write_csv(out/'predictions.csv', side_by_side(out, methods))
