@@ -32,14 +32,16 @@ test: $(STAMP) check-sync test-notebooks test-suite ## Check that notebooks and 
 check-sync: $(STAMP)
 	$(BIN)/python .ci/check_sync.py
 
+# What the notebooks simulate and prepare in temporary folders is deleted with its parent.
+NOTEBOOKS = folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && TMPDIR=$$folder $(TESTENV) $(BIN)/nbdev_test
 test-notebooks: $(STAMP)
-	$(TESTENV) $(BIN)/nbdev_test --n_workers 2 --do_print
+	@$(NOTEBOOKS) --n_workers 2 --do_print
 
 test-suite: $(STAMP)
 	$(TESTENV) $(BIN)/pytest
 
 test-slow: $(STAMP) ## Run every notebook from a fresh kernel, with its slow cells too
-	$(TESTENV) $(BIN)/nbdev_test --flags slow --n_workers 2 --do_print
+	@$(NOTEBOOKS) --flags slow --n_workers 2 --do_print
 
 KILLS ?= 50
 test-faults: $(STAMP) ## Kill every command at each rename and at random moments, and start it again (KILLS=50; about an hour)

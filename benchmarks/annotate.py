@@ -91,9 +91,9 @@ def report(whole: Measured, quarter: Measured):
     state = {'threads': str(torch.get_num_threads()), 'load': f'{os.getloadavg()[0]:.1f}'}
     made_with = versions('torch', 'wfdb', 'scipy') | state
     rows = [
-        record('annotate a 2.5 h record, 19 leads, CPU', whole.signal/whole.clock, 1., 200, 'higher',
+        record('annotate a 2.5 h record, 19 leads, CPU', whole.signal/whole.clock, 1., 400, 'higher',
                'seconds of signal a second', 'real time', made_with),
-        record('annotate, processor time', whole.signal/whole.processor, 1., 200, 'higher',
+        record('annotate, processor time', whole.signal/whole.processor, 1., 400, 'higher',
                'seconds of signal a processor second', 'real time', made_with),
         record('annotate: peak memory', whole.memory, quarter.memory, 1.1, 'lower',
                'MB', 'the same on a quarter of the record', made_with),
