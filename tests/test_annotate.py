@@ -2,6 +2,7 @@
 import json
 import re
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -417,6 +418,20 @@ def test_windows_do_not_depend_on_the_block(simdb, block):
         np.testing.assert_allclose(one, other, atol=1e-6)
         signals, present = window_at(record, LEIPZIG, PRE, 2.0, 3.0)
         np.testing.assert_allclose(signals[name], one[3], atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [7.0, 1000.0])
+def test_files_do_not_depend_on_the_block(run, simdb, tmp_path, monkeypatch, block):
+    "The annotation is equal byte by byte, and so are the spans; a probability may round otherwise."
+    record = record_paths(simdb, LEIPZIG)[0]
+    annotate(run, record, tmp_path / "whole")
+    monkeypatch.setattr("pediatric_ecg.annotate.windows_of", partial(windows_of, block_seconds=block))
+    annotate(run, record, tmp_path / "pieces")
+    folders = [tmp_path / "whole", tmp_path / "pieces"]
+    one, other = (next(folder.glob("*.rhy")).read_bytes() for folder in folders)
+    assert one == other
+    one, other = (pd.read_csv(next(folder.glob("*.csv"))) for folder in folders)
+    pd.testing.assert_frame_equal(one, other, rtol=0, atol=2e-4)
 
 
 def test_a_slow_recording_is_said(run, tmp_path):
