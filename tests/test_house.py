@@ -192,6 +192,14 @@ def test_lines_are_readable(folder):
     assert wide == []
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_no_page_shows_a_warning(notebook):
+    "What a cell writes to stderr while it is saved (fonts, progress, warnings) is no part of a page."
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        shown = ["".join(output["text"]) for output in cell.get("outputs", []) if output.get("name") == "stderr"]
+        assert shown == [], notebook
+
+
 def test_links_of_the_readme_lead_somewhere():
     "The README is made from `nbs/index.ipynb`; its links must be right from the root."
     links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
