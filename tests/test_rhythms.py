@@ -8,7 +8,7 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pediatric_ecg.core import DataError
+from pediatric_ecg.core import DataError, wfdb_quiet
 from pediatric_ecg.data import LEIPZIG, MITDB, Database, all_segments, group, read_header, segments, subjects
 from pediatric_ecg.data.annotations import read_label_table, write_annotations
 from pediatric_ecg.data.headers import lead_slots, record_paths
@@ -216,6 +216,47 @@ def test_unknown_marker_names_file_sample_marker_and_remedy(shared, tmp_path):
 def test_missing_record_is_named(shared):
     with pytest.raises(DataError, match="999: no such annotated record"):
         all_segments(shared / "mitdb", MITDB, records=["100", "999"])
+
+
+def test_only_the_records_asked_for(shared):
+    one = all_segments(shared / "mitdb", MITDB, records=["201"])
+    assert set(one.record) == {"201"}
+    both = all_segments(shared / "mitdb", MITDB, records=["201", "100"])
+    assert set(both.record) == {"100", "201"}
+    pd.testing.assert_frame_equal(both[both.record == "201"].reset_index(drop=True), one)
+
+
+def test_one_record_with_its_folder_equals_all_of_them(shared):
+    "Whose record it is stands in the folder's own table: 201 and 202 are one person."
+    folder = shared / "mitdb"
+    every = all_segments(folder, MITDB)
+    for record in ("100", "202"):
+        own = every[every.record == record].reset_index(drop=True)
+        pd.testing.assert_frame_equal(segments(folder / record, MITDB, folder=folder), own)
+
+
+def test_a_label_of_the_whole_record_needs_its_folder(tmp_path):
+    "Where the label stands in a table, a record by itself has none."
+    (tmp_path / "table.csv").write_text("record,rhythm\na,sinus\n")
+    with wfdb_quiet():
+        wfdb.wrsamp("a", fs=100, units=["mV"], sig_name=["I"], p_signal=np.zeros((1000, 1)), fmt=["16"],
+                    write_dir=str(tmp_path))
+    database = Database(
+        "t", "", {"a": ("I",)}, {"sinus": "sinus rhythm"}, label_source="record", subject_tables={"table.csv": "all"},
+        subject_columns={"rhythm": "label"})
+    found = segments(tmp_path / "a", database, folder=tmp_path)
+    assert found[["rhythm", "start", "end"]].to_numpy().tolist() == [["sinus", 0, 1000]]
+    assert segments(tmp_path / "a", database).empty
+
+
+def test_four_beats_of_five_are_enough():
+    "Sixteen of twenty beats fit: the segment stays whole, although the last four tell of another rhythm."
+    labels = np.array(["N"] * 16 + ["X AVRT"] * 4, dtype=object)
+    at = 10 * np.arange(20) + 5
+    assert agreement(labels, "(N", LEIPZIG) == MIN_AGREEMENT
+    assert split_by_beats("(N", 0, 200, at, labels, LEIPZIG) == [["(N", 0, 200]]
+    fewer = [["(N", 0, 150], ["(AVRT", 150, 190]]
+    assert split_by_beats("(N", 0, 190, at[:19], labels[1:], LEIPZIG) == fewer
 
 
 def test_unpaired_bracket_runs_to_the_end():
