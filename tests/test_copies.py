@@ -14,6 +14,7 @@ from pediatric_ecg.data.annotations import write_annotations
 from pediatric_ecg.data.headers import record_paths
 from pediatric_ecg.splits import audit, patient_folds
 from pediatric_ecg.windows import prepare
+from pediatric_ecg.windows.copies import suspicions
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
 
@@ -125,6 +126,16 @@ def test_steady_pacing_twice_is_a_copy(tmp_path):
     write_steady(tmp_path/"db", "p9", -2*paced(1) + .3)
     store = prepare(tmp_path/"db", tmp_path/"s", STEADY, progress=False)
     assert store.manifest["flow"]["records"]["copies"] == {"p9": "same recording as p1"}
+
+
+def test_every_pair_of_many_copies_is_suspected():
+    "Equal entries are compared with their later neighbours too, not with the next one alone; and each pair once."
+    marks = np.zeros(50, [("entry", "<u8"), ("time", "<f8")])
+    marks["entry"], marks["time"] = np.arange(50), np.arange(50)
+    later = marks.copy()
+    later["time"] += 7
+    found = {(one, other): lag for one, other, lag, _ in suspicions([marks, later, marks, marks])}
+    assert found == {(0, 1): -7, (0, 2): 0, (0, 3): 0, (1, 2): 7, (1, 3): 7, (2, 3): 0}
 
 
 def test_real_records_are_not_taken_for_copies(shared, tmp_path):
