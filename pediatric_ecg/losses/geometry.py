@@ -82,6 +82,8 @@ def check_labels(
     validate:bool|None=None, # Look at the values? None: on the CPU only, since looking makes a GPU's host wait
 )->None:
     "Raises unless `y` holds class indices 0 … C−1: TypeError for another type, else an error that names what is wrong."
+    if not isinstance(y, Tensor):
+        raise TypeError(f'labels: a tensor of class indices (int64) wanted, got {type(y).__name__}: torch.as_tensor(y)')
     if y.ndim != 1:
         raise PediatricECGError(f'labels: shape (batch,) wanted, got {tuple(y.shape)}')
     if y.dtype != torch.int64:
