@@ -102,3 +102,15 @@ def test_what_a_cell_makes_to_be_shown_is_shown(page):
         for node in ast.parse("\n".join(lines)).body[:-1]:
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
                 assert ast.unparse(node.value.func) not in ("Markdown", "HTML", "Image", "SVG"), cell["id"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_code_is_spoken_of(page):
+    "No more than six cells of code follow one another without a word between them."
+    in_a_row = 0
+    for cell in cells_of(page):
+        if cell["cell_type"] == "markdown":
+            in_a_row = 0
+        elif not cell["source"].startswith("#| hide"):
+            in_a_row += 1
+        assert in_a_row <= 6, cell["id"]
