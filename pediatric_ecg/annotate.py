@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['LOWEST_LOG', 'NONE', 'DOUBTFUL', 'MOSTLY_USABLE', 'RESEARCH', 'SHOWN_SECONDS', 'smooth_rhythms', 'refuse',
            'windows_of', 'window_at', 'to_segments', 'Annotated', 'window_probabilities', 'record_picture',
-           'read_config', 'choose_network', 'record_of', 'is_record', 'records_of', 'check_is_folder', 'annotate_all',
-           'annotate']
+           'read_config', 'choose_network', 'record_of', 'is_record', 'records_of', 'annotate_all', 'annotate']
 
 # %% ../nbs/use/00_annotate.ipynb #c003-7973ef
 import json
@@ -24,7 +23,7 @@ from matplotlib.figure import Figure
 
 from .core import DataError, check_keys, csv_safe, replacing
 from .figures import RhythmLook, Strip, drawing, plain_name, png, rhythm_looks
-from .surroundings import locked, undisturbed
+from .surroundings import locked, output_folder, undisturbed
 from .data.databases import Database
 from .data.headers import Header, all_headers, check_signal_file, lead_slots, match_slots, read_header
 from .data.records import read_signals
@@ -667,14 +666,6 @@ def records_of(
                             'annotate them into two folders')
     return records
 
-def check_is_folder(
-    out:str|Path, # Where files will be written
-):
-    "Raises DataError, before any work, where a file is in the place of the folder."
-    file = next((place for place in (Path(out), *Path(out).parents) if place.exists()), Path(out))
-    if file.exists() and not file.is_dir():
-        raise DataError(f'{file}: is a file, and --out is to be a folder; choose another name')
-
 def annotate_all(
     run:str|Path|None, # Run folder; None: a network of the package for each record
     records:str|Path|list, # Records, their files, or folders of records
@@ -690,7 +681,7 @@ def annotate_all(
     Raises DataError and PediatricECGError as `annotate` does."""
     if run is not None and network is not None:
         raise DataError(f'network {network!r} and the run {run}: give one of them')
-    check_is_folder(out)
+    out = output_folder(out, is_new=False)
     readers, jobs = {}, []
     if run is not None: # what is wrong with it is said before anything about a record
         readers[Path(run)] = _Reader(Path(run), stride, smooth, dwell, threshold)
@@ -702,7 +693,7 @@ def annotate_all(
         readers[folder].check(record, header)
         jobs.append((readers[folder], record))
     for reader, record in jobs:
-        yield reader.annotate(record, Path(out))
+        yield reader.annotate(record, out)
 
 def annotate(
     run:str|Path|None=None, # Run folder: model.safetensors and config.json; left out: a network of the package

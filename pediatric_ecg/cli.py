@@ -58,10 +58,6 @@ Store = Annotated[Path, typer.Argument(
 Run = Annotated[Path, typer.Argument(
     metavar='RUN', help="Run folder, from 'run' or 'train'.", show_default=False)]
 
-def _is_watched()->bool:
-    "Whether stderr is a terminal. Elsewhere `progress_bar` writes plain lines; a download writes none."
-    return sys.stderr is not None and sys.stderr.isatty()
-
 def _print_version(wanted:bool):
     "Print the version and leave."
     if wanted:
@@ -115,7 +111,7 @@ def _download(
     wanted = None if records is None else [name.strip() for name in records.split(',')]
     if wanted is not None and not all(wanted):
         raise typer.BadParameter(f'--records {records!r}: write names with a comma between them, as in x001,x0010')
-    print(download(name, dest, records=wanted, progress=_is_watched()))
+    print(download(name, dest, records=wanted, progress=True))
 
 @app.command('check')
 def _check(

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from .core import DataError, PediatricECGError, replacing, write_text
-from .annotate import RESEARCH, check_is_folder, read_config, window_at
+from .annotate import RESEARCH, read_config, window_at
 from .data.headers import lead_slots, read_header
 from .evaluate.calibration import temper
 from .evaluate.plots import MODALITIES, slot_name
@@ -34,7 +34,7 @@ from .report.known import has_learnt, known
 from .report.page import NO_WINDOWS, Explanations
 from .report.render import Picture, percent
 from .report.text import in_full
-from .surroundings import undisturbed
+from .surroundings import output_folder, undisturbed
 from .windows.store import WindowStore
 
 # %% ../nbs/use/01_explain.ipynb #c012-4b2a3c
@@ -448,8 +448,7 @@ def explain_record(
     """Explain one window of a record in a picture and in words, RECORD.12.5s.png and .txt.
 
     Raises DataError for a record or a window that is not there, a lead or a rhythm that the network does not know."""
-    run, record, out = Path(run), Path(record), Path(out)
-    check_is_folder(out)
+    run, record, out = Path(run), Path(record), output_folder(out, is_new=False)
     ensemble, config, about = Ensemble.load(run), read_config(run), known(run)
     classes, pre, database = config['classes'], config['preprocess'], config['database']
     target, other = _number_of(rhythm, classes, '--rhythm'), _number_of(against, classes, '--against')

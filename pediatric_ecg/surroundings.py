@@ -59,15 +59,21 @@ def _torch_as_it_starts(stack):
 # %% ../nbs/01_surroundings.ipynb #s10
 def output_folder(
     out:str|Path, # As the user gave it
+    is_new:bool=True, # It is made aside, as OUT.partial; False: files are put into it, and it may be any folder
 )->Path: # With a name of its own
-    """The folder to make, by a name that `OUT.partial` can stand beside.
+    """The folder to make or to fill, before any work is done; a new one by a name that `OUT.partial` can stand beside.
 
-    `DataError` for the folder one works in, or one above it."""
+    `DataError` for a file in its place, and for a new one that is the folder one works in, or one above it."""
     out = Path(out)
     try:
         target, here = out.resolve(), Path.cwd()
     except (RuntimeError, ValueError) as error: # links in a circle; a name that no file can have
         raise DataError(f'{out}: no name of a folder ({error}); choose another --out') from None
+    file = next((place for place in (out, *out.parents) if os.path.exists(place)), None)
+    if file is not None and not os.path.isdir(file):
+        raise DataError(f'{file}: is a file, and --out is to be a folder; choose another name')
+    if not is_new:
+        return out
     if target == here or target in here.parents:
         raise DataError(f'{out}: is the folder you work in, or one above it; give the name of a new folder, '
                         "such as 'result'")
@@ -155,7 +161,9 @@ class _PlainLines(tqdm):
         "One line; the empty message with which a bar is wiped away is none."
         if msg is None:
             numbers = self.format_dict
-            numbers['bar_format'] = '{desc}: {n_fmt} of {total_fmt}, {elapsed} so far, {remaining} left{postfix}'
+            unit = '{unit}' if numbers['unit_scale'] else '' # 5.2MB of 501MB, but 3 of 7
+            numbers['bar_format'] = ('{desc}: {n_fmt}' + unit + ' of {total_fmt}' + unit
+                                     + ', {elapsed} so far, {remaining} left{postfix}')
             self.fp.write(self.format_meter(**numbers) + '\n')
             self.fp.flush()
         return False

@@ -1,6 +1,7 @@
 """Downloads from a server on this machine that cuts files short, hangs, sends wrong bytes or ignores ranges."""
 
 import hashlib
+import re
 import sys
 import threading
 import time
@@ -228,6 +229,17 @@ def test_a_server_that_tells_no_sizes(serve, tmp_path):
     url, _ = serve(no_head=True)
     download(replace(LEIPZIG, size_mb=1.0), tmp_path, url=url, progress=False)
     assert held(tmp_path) == RELEASE
+
+
+def test_progress_in_a_log_is_a_plain_line_in_bytes(serve, tmp_path, capsys, monkeypatch):
+    "As of all long work: no bar where nobody watches, and no letters that go back to the beginning of a line."
+    monkeypatch.setattr("pediatric_ecg.surroundings.SECONDS_BETWEEN_LINES", 1e-9)
+    url, _ = serve(no_head=True)
+    download(replace(LEIPZIG, size_mb=5.0), tmp_path, url=url)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    for line in lines:
+        assert re.fullmatch(r"leipzig: [\d.]+[kM]?B of 5.00MB, \d\d:\d\d so far, \S+ left", line), line
 
 
 @pytest.mark.parametrize("sums", [b"<html>not found</html>", b"", b"\xff\xfe\x00binary"])

@@ -27,12 +27,12 @@ from pediatric_ecg.evaluate.scores import (
     METRICS,
     _count_intervals,
     _estimates,
-    _patient_counts,
     average_intervals,
     class_intervals,
     confusion,
     gross_average,
     intervals,
+    patient_counts,
     per_class,
     per_patient,
     plot_confusion,
@@ -157,7 +157,7 @@ def test_recall_interval_equals_the_naive_formula():
 
 def test_macro_error_is_near_the_jackknife():
     table = make(windows=2000, patients=40)
-    counts = _patient_counts(table, LABELS)[0]
+    counts = patient_counts(table, LABELS)[0]
     errors = {key: estimate.error for key, estimate in _estimates(counts, len(LABELS)).items()}
     without = [scores(*(table[table.subject != who][name] for name in ("truth", "prediction")), LABELS)
                for who in table.subject.unique()]

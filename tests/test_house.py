@@ -174,6 +174,19 @@ def test_every_name_is_there_and_defined_once(module):
     assert [name for name, times in names.items() if times > 1] == []
 
 
+def test_private_names_stay_in_their_module():
+    "A name that begins with an underscore may change without a word; who needs it elsewhere gives it another name."
+    taken = []
+    for module, notebook in NOTEBOOK_OF.items():
+        for source in code_cells(notebook, exported=True):
+            for node in ast.walk(parsed(source)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pediatric_ecg":
+                    names = [alias.name for alias in node.names]
+                    is_private = [name.startswith("_") and not name.startswith("__") for name in names]
+                    taken += [f"{module}: {name}" for name, private in zip(names, is_private) if private]
+    assert taken == []
+
+
 def test_classes_are_whole():
     "Methods stand in their class: `@patch` on a class of ours would hide them from editors and type checkers."
     for module, notebook in NOTEBOOK_OF.items():

@@ -213,8 +213,9 @@ def test_out_that_is_no_name(simstore, tmp_path, monkeypatch, capfd, out):
 
 def test_out_that_is_a_file_a_link_or_ends_in_a_slash(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(DataError, match="exists already"), unfinished_run(tmp_path / "file", {}):
-        pass
+    for file in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DataError, match="file: is a file, and --out"), unfinished_run(file, {}):
+            pass
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "dangling").symlink_to("later")

@@ -1,4 +1,4 @@
-"""What the pages from data to tutorials show is what their cells assert.
+"""What the tutorials show is what their cells assert, and every page has the same form of boxes and captions.
 
 `make test-notebooks` runs every notebook, the tutorials too, and a cell that shows figures of a training asserts that a
 new run comes near to its `saved` figures. Here, without running anything: those are the figures that the page shows.
@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "nbs"
-FOLDERS = ["data", "sim", "windows", "splits", "tutorials"]
-PAGES = sorted(page for folder in FOLDERS for page in (NOTEBOOKS / folder).glob("*.ipynb"))
+PAGES = sorted(page for page in NOTEBOOKS.rglob("*.ipynb") if not {".ipynb_checkpoints", "_proc"} & set(page.parts))
 ROUNDING = 0.0051  # of two digits, or of a tenth of a per cent with one
 
 
@@ -28,6 +27,13 @@ def printed(cell):
     for output in cell.get("outputs", []):
         parts += output.get("text", []) or output.get("data", {}).get("text/plain", [])
     return "".join(parts)
+
+
+def texts_of(cell):
+    "What a reader of the page sees as text: a cell of text, or what a cell of code shows as such."
+    if cell["cell_type"] == "markdown":
+        return [cell["source"]]
+    return ["".join(output.get("data", {}).get("text/markdown", "")) for output in cell.get("outputs", [])]
 
 
 def saved_in(cell):
@@ -65,7 +71,7 @@ def test_the_network_without_patients_shows_the_figures_that_it_asserts():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_each_picture_has_an_alternative_text_and_says_what_to_see(page):
-    "Within three cells of its picture; several pictures in a row share one text."
+    "Within four cells of its picture, written or printed with its numbers; several pictures in a row share one text."
     cells = cells_of(page)
     for number, cell in enumerate(cells):
         pictures = [output for output in cell.get("outputs", [])
@@ -73,7 +79,7 @@ def test_each_picture_has_an_alternative_text_and_says_what_to_see(page):
         if not pictures:
             continue
         assert re.search(r"^#\|\s*fig-alt:\s*\S", cell["source"], re.M), (number, "no alternative text")
-        below = [later["source"] for later in cells[number + 1:number + 5] if later["cell_type"] == "markdown"]
+        below = [text for later in cells[number + 1:number + 5] for text in texts_of(later)]
         assert any(text.startswith("*What to see.*") for text in below), (number, "does not say what to see")
 
 
@@ -84,3 +90,27 @@ def test_one_form_of_box(page):
         if cell["cell_type"] == "markdown":
             for other in ("**The paper", "**Ours", "**Our choice:**", "**Our choice**", "callout-note", "What to see:"):
                 assert other not in cell["source"], (cell["id"], other)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_what_a_cell_makes_to_be_shown_is_shown(page):
+    "A notebook shows the last expression of a cell; a text or a picture before it is made and lost."
+    for cell in cells_of(page):
+        if cell["cell_type"] != "code":
+            continue
+        lines = ["" if re.match(r"\s*[%!]", line) else line for line in cell["source"].splitlines()]
+        for node in ast.parse("\n".join(lines)).body[:-1]:
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                assert ast.unparse(node.value.func) not in ("Markdown", "HTML", "Image", "SVG"), cell["id"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_code_is_spoken_of(page):
+    "No more than six cells of code follow one another without a word between them."
+    in_a_row = 0
+    for cell in cells_of(page):
+        if cell["cell_type"] == "markdown":
+            in_a_row = 0
+        elif not cell["source"].startswith("#| hide"):
+            in_a_row += 1
+        assert in_a_row <= 6, cell["id"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 import requests
-from tqdm import TqdmWarning, tqdm
+from tqdm import TqdmWarning
 
 # In a notebook without ipywidgets, pooch's own bar would warn; ours is used.
 with warnings.catch_warnings():
@@ -27,7 +27,7 @@ with warnings.catch_warnings():
 from ..core import DataError, digest, inside, replacing
 from .check import checksums
 from .databases import Database, get_database
-from ..surroundings import locked
+from ..surroundings import locked, progress_bar
 
 # %% ../../nbs/data/08_download.ipynb #c008-3a9b33
 # A file with one of these endings tells of a record.
@@ -309,8 +309,8 @@ def download(
         if aside.is_symlink():
             aside.unlink() # written through a link, files would lie somewhere else
         source = pooch.create(str(aside), url, registry=hashes, urls=urls, retry_if_failed=retries)
-        bar = tqdm(total=total, initial=begun, unit='B', unit_scale=True, desc=database.name,
-                   disable=not progress)
+        bar = progress_bar(progress=progress, total=total or None, initial=begun, unit='B', unit_scale=True,
+                           desc=database.name)
         try:
             with bar:
                 failed = _fetch(list(sizes), folder, source, Resume(folder, bar, timeout, sizes, most), n_jobs)

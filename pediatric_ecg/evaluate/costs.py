@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import DataError, read_table
-from .scores import _Estimate, _freedom, _influence, _patient_counts, _with_started
+from .scores import patient_counts, mean_over_windows
 
 # %% ../../nbs/evaluate/08_costs.ipynb #cost-matrix
 # rhythm, as the databases name it → its group
@@ -93,18 +93,11 @@ def mean_cost(
 
     Raises DataError for a rhythm without a cost."""
     costs = check_costs(costs)
-    counts, subjects, names = _patient_counts(predictions, costs.index)
+    counts, subjects, names = patient_counts(predictions, costs.index)
     if len(names) > len(costs):
         raise DataError(f'no costs for rhythm {names[len(costs)]!r}; complete the matrix, or filter the predictions')
     each = costs.to_numpy()
-    value = float((counts*each).sum()/counts.sum())
-    interval = [None, None]
-    if len(counts) > 1:
-        started = _with_started(counts)
-        cost, windows = (started*each).sum((1, 2))[:, None], started.sum((1, 2))[:, None]
-        freedom = _freedom(counts.sum((1, 2))[:, None])
-        estimate = _Estimate(cost.sum()/windows.sum(), _influence(cost, windows), freedom)
-        interval = estimate.interval(value)
+    value, interval = mean_over_windows(counts, each)
     held = counts.sum((0, 2))
     constants = held @ each/held.sum()
     best = int(constants.argmin())

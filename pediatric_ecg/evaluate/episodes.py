@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import DataError
-from .scores import _class_figures, _class_intervals, _patient_counts
+from .scores import class_figures, class_figure_intervals, patient_counts
 
 # %% ../../nbs/evaluate/06_episodes.ipynb #ep-g
 class Spans(NamedTuple):
@@ -95,11 +95,11 @@ def episode_figures(
     }
     columns = {}
     for name, (tables, figure) in parts.items():
-        counts, _, _ = _patient_counts(pd.concat(tables, ignore_index=True), rhythms)
+        counts, _, _ = patient_counts(pd.concat(tables, ignore_index=True), rhythms)
         total = counts.sum(0)
-        value = _class_figures(total)[figure]
+        value = class_figures(total)[figure]
         asked = total.sum(0 if figure == 'precision' else 1) # without any there is no share
-        bounds = _class_intervals(counts)
+        bounds = class_figure_intervals(counts)
         for k, rhythm in enumerate(rhythms):
             low, high = bounds[k][figure] if asked[k] else (np.nan, np.nan)
             entry = columns.setdefault(rhythm, {})

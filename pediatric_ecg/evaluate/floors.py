@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BANDS', 'MODELS', 'FLOORS', 'RUN_FLOORS', 'ALONE', 'floor_features', 'floor_model', 'window_features', 'num_features',
-           'WindowFeatures', 'floor_probabilities', 'fitted_floor', 'floor_answers', 'against_floors']
+           'bounded', 'WindowFeatures', 'floor_probabilities', 'fitted_floor', 'floor_answers', 'against_floors']
 
 # %% ../../nbs/evaluate/03_floors.ipynb #floor-c
 import warnings
@@ -291,7 +291,7 @@ def num_features(
 
 
 # %% ../../nbs/evaluate/03_floors.ipynb #c015-0804d9
-def _bounded(features):
+def bounded(features):
     "Standardised features within ±5; an absent one is the mean."
     return np.clip(np.nan_to_num(features), -5, 5)
 
@@ -307,7 +307,7 @@ def _fewer(features):
 # name → makes what is fitted on `window_features`
 MODELS = {
     'regression': lambda: make_pipeline(
-        StandardScaler(), FunctionTransformer(_bounded),
+        StandardScaler(), FunctionTransformer(bounded),
         LogisticRegression(C=.05, class_weight='balanced', max_iter=300, tol=1e-3)),
     'forest': lambda: _forest(100),
     'boosting': lambda: make_pipeline(

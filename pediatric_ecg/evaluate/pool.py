@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from ..core import DataError, digest, file_size, read_json, replacing
-from .floors import WindowFeatures, _bounded, fitted_floor, num_features, window_features
+from .floors import WindowFeatures, bounded, fitted_floor, num_features, window_features
 from ..nn.rhythmnet import RhythmNet
 from ..splits.folds import Fold, without_simulated
 from ..windows.store import Windows
@@ -229,7 +229,7 @@ class Regression(_Tables):
     )->np.ndarray: # (n, classes) probabilities
         "Softmax of the linear scores."
         standardised = (features[:, self.columns] - self.mean)/self.scale
-        return softmax(_bounded(standardised) @ self.slope + self.intercept, axis=1)
+        return softmax(bounded(standardised) @ self.slope + self.intercept, axis=1)
 
     def _check(self, file, classes):
         "Raises DataError for tables that do not fit each other, and for numbers that make no sense."

@@ -9,7 +9,7 @@ __all__ = ['PERMUTED', 'SPECIAL', 'predictions_of', 'permuted', 'CellSettings', 
 # %% ../../nbs/experiments/01_cells.ipynb #c003-00f7f3
 import shutil
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from ..splits.audit import audit
 from ..splits.folds import simulated_rows, without_simulated
 from ..splits.split import few_shot
 from ..surroundings import progress_bar, undisturbed
+from ..train._checkpoint import epochs_saved
 from ..train.config import TrainConfig
 from ..train.loop import fit, predict
 from ..windows.store import WindowStore
@@ -217,15 +218,7 @@ def _epochs_behind(
     epochs:int, # Of its training
 )->int:
     "The epochs that a cell has behind it, by the newest of its checkpoints."
-    if file.exists():
-        return epochs
-    saved = [0]
-    with suppress(OSError): # the folder is removed at the end of the training
-        for folder in file.with_suffix('.checkpoint').iterdir():
-            name = folder.name.removeprefix('epoch-')
-            if name.isdecimal():
-                saved.append(int(name))
-    return min(max(saved), epochs)
+    return epochs if file.exists() else min(epochs_saved(file.with_suffix('.checkpoint')), epochs)
 
 @contextmanager
 def epochs_bar(

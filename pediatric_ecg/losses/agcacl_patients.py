@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from jaxtyping import Float
 from ..core import PediatricECGError
-from .geometry import _TINY
-from .agcacl import _SHORTEST, AGCACL, Batch, turned, weighted_means
+from .geometry import TINY
+from .agcacl import SHORTEST, AGCACL, Batch, turned, weighted_means
 
 # %% ../../nbs/losses/05_agcacl_patients.ipynb #p010
 class PatientAGCACL(AGCACL):
@@ -57,8 +57,8 @@ class PatientAGCACL(AGCACL):
         rest = Q.sum(0).index_select(0, y) - Q[patient, y]
         somebody = self.patient_seen.sum(0).index_select(0, y) > self.patient_seen[patient, y].long()
         length = rest.norm(dim=1, keepdim=True)
-        known = somebody[:, None] & (length > _SHORTEST)
-        O = torch.where(known, rest/length.clamp_min(_TINY), P.index_select(0, y))
+        known = somebody[:, None] & (length > SHORTEST)
+        O = torch.where(known, rest/length.clamp_min(TINY), P.index_select(0, y))
         return cosines.scatter(1, y[:, None], (batch.u*O).sum(1, keepdim=True))
 
     @torch.no_grad()

@@ -500,7 +500,8 @@ def limits(
         rhythms = ', '.join(dict.fromkeys(unscored))
         sentences.append(LIMITS['rhythms'].format(rhythms=rhythms))
     if manifest.windows.label in ('', 'marker'): # markers are the rule where none is recorded
-        known = LEIPZIG_LABELS if manifest.database.name == 'leipzig' else ''
+        of_patients = manifest.database.name == 'leipzig' and not manifest.simulated
+        known = LEIPZIG_LABELS if of_patients else ''
         sentences.append(LIMITS['labels'].format(known=known))
     return [*sentences, LIMITS['windows']]
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FS', 'PRE', 'CS', 'SITES', 'FOCI', 'PATHWAYS', 'RIGHT_ATRIUM', 'LEFT_ATRIUM', 'WALL_POINTS', 'RIGHT_CENTRE',
-           'INSERTIONS', 'VT_SITES', 'Source', 'Tissue', 'atria', 'ventricles']
+           'INSERTIONS', 'VT_SITES', 'Source', 'Tissue', 'atria', 'point_layers', 'ventricles']
 
 # %% ../../nbs/sim/00_heart.ipynb #c003-8e27ab
 from typing import NamedTuple
@@ -255,7 +255,7 @@ class _Layers(NamedTuple):
     right_inside: np.ndarray
     right_outside: np.ndarray
 
-def _layers():
+def point_layers():
     "The layers as they follow one another in the list of points."
     left, right = len(_LEFT_SHEET.height), len(_RIGHT_SHEET.height)
     return _Layers(*np.split(np.arange(2*left + 2*right), [left, 2*left, 2*left + right]))
@@ -408,7 +408,7 @@ def ventricles(
     vt:str='outflow tract', # Focus of ventricular tachycardia, one of `VT_SITES`
 )->tuple[Tissue, dict[str, tuple], dict[str, int]]:
     "The ventricles; site → sources of the beats that start there; catheter → the point next to it."
-    layers = _layers()
+    layers = point_layers()
     xyz = _places(right)
     edges, speed, weight, bundles = _wiring(xyz, layers, right)
     base = np.concatenate([

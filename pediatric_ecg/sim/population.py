@@ -24,7 +24,7 @@ from ..surroundings import progress_bar, undisturbed
 from ..data.annotations import encode_annotations
 from ..data.databases import STANDARD_BEATS, Database, match_slots
 from .events import LOCATIONS, Event, Heart, Patient, draw_patient
-from .heart import CS, FS, PRE, _layers
+from .heart import CS, FS, PRE, point_layers
 from .rhythms import BEATS, PATTERNS
 from .signals import DRAWN, ECG, INDEPENDENT, SURFACE, Noise, NoiseSource, Waves, draw_noise
 
@@ -367,7 +367,7 @@ def person_waves(
             setattr(waves, leads, getattr(waves, leads) @ turn)
     ventricles = waves.ventricles
     right = np.zeros(len(ventricles.xyz), bool)
-    right[np.concatenate(_layers()[2:])] = True
+    right[np.concatenate(point_layers()[2:])] = True
     left_mass, right_mass = person.masses
     moments = ventricles.moments*np.where(right, right_mass, left_mass)[:, None]
     ventricles.moments = moments - moments.mean(0) # a heart at rest has no dipole

@@ -400,8 +400,6 @@ class StoreWriter:
         self.lock = FileLock(self.out.with_name(f'.{self.out.name}.lock'))
 
     def __enter__(self):
-        if self.out.exists() and not self.out.is_dir():
-            raise DataError(f'{self.out}: is a file; choose another name for the store')
         self._refuse_others() # before there is a lock file beside them
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self.lock.acquire()
