@@ -1,5 +1,8 @@
 """Figures: colours that colour-blind readers tell apart, and strips that a ruler measures."""
+import json
+import re
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,12 +15,14 @@ from pediatric_ecg.data import LEIPZIG, MITDB
 from pediatric_ecg.evaluate.plots import COLOURS, overview
 from pediatric_ecg.figures import (
     AGAINST_IT,
+    COLOURS_OF_AREAS,
     COLOURS_OF_LINES,
     FOR_IT,
     GREY,
     RECORDED,
     SIMULATED,
     VISION,
+    YELLOW,
     Strip,
     colour_distance,
     draw_strips,
@@ -35,8 +40,28 @@ LEAST = {"normal": 20, "deuteranopia": 11, "protanopia": 11}
 def test_any_two_colours_are_told_apart(vision):
     distances = {
         pair: colour_distance(*(lab(colour, vision) for colour in pair))
-        for pair in combinations((*COLOURS_OF_LINES, GREY), 2)}
+        for pair in combinations((*COLOURS_OF_AREAS, GREY), 2)}
     assert min(distances.values()) > LEAST[vision], min(distances, key=distances.get)
+
+
+def contrast_with_white(colour):
+    "Contrast of WCAG 2, from 1 to 21."
+    parts = np.array([int(colour[place:place + 2], 16) / 255 for place in (1, 3, 5)])
+    linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05)
+
+
+def test_lines_are_seen_on_white():
+    "No curve, point or letter of a page is yellow; only bars are, and the picture that shows the looks."
+    assert min(map(contrast_with_white, COLOURS_OF_LINES)) > 2 > contrast_with_white(YELLOW)
+    pale = []
+    for page in sorted((Path(__file__).parent.parent / "nbs").glob("*/*.ipynb")):
+        for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                drawn = "".join(output.get("data", {}).get("image/svg+xml", ""))
+                if re.search(f"fill: none; stroke: {YELLOW}", drawn, re.I):
+                    pale.append((page.name, cell["id"]))
+    assert pale == []
 
 
 @pytest.mark.parametrize("vision", VISION)

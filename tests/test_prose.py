@@ -1,4 +1,5 @@
 """What the pages of results say in words is what the saved results say in numbers."""
+import ast
 import json
 import re
 from pathlib import Path
@@ -307,7 +308,7 @@ def test_the_first_page_gives_permuted_names_and_the_block():
     checks = results("mitdb-permuted")
     by_patient = checks[checks.permute == "patients"].set_index("split").macro_f1
     assert f"{by_patient['random']:.1f} % on random windows, and {by_patient['patient']:.1f} % on new patients" in page
-    for place, words in (("mitdb", "it has {} there"), ("demo", "and {} on twelve simulated children")):
+    for place, words in (("mitdb", "it has {} there"), ("demo", "and {} on twelve simulated patients")):
         found = paired(saved_answers(f"periodicity-{place}"), "with", "without")
         points, low, high = (f"{100 * value:+.1f}" for value in (found["difference"], *found["ci95"]))
         points = points if place == "demo" else f"{points} points"
@@ -357,3 +358,59 @@ def test_references_are_whole():
         assert "title={" in fields, key
         assert re.search(r"(booktitle|journal|publisher|institution|eprint)=\{", fields), key
         assert key.startswith("advancing") or "author={" in fields, key
+
+
+# ── pages for readers ──
+
+COURSE = sorted((ROOT / "nbs" / "course").glob("*.ipynb"))
+
+
+def exercises_of(page):
+    "Number of an exercise → whether it is a cell to run; the answers, which are folded, are left out."
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    text, after = "", False
+    for cell in cells:
+        source = "".join(cell["source"])
+        after |= "## Exercises" in source
+        if after and "Markdown(" not in source:
+            text += source.partition("## Exercises")[2] or source
+            text += "\n"
+    text = re.sub(r"<details>.*?</details>", "", text, flags=re.S)
+    found = re.findall(r"^\*\*(\d+)\.( \(to run\))?\*\*", text, re.M)
+    return {int(number): bool(to_run) for number, to_run in found}
+
+
+def test_more_than_half_of_the_exercises_of_the_course_are_cells_to_run():
+    "As its first page says; each page has at least half."
+    counts = {page.stem: list(exercises_of(page).values()) for page in COURSE if exercises_of(page)}
+    assert len(counts) == 5
+    for page, to_run in counts.items():
+        assert 2 * sum(to_run) >= len(to_run), page
+    every = sum(counts.values(), [])
+    assert 2 * sum(every) > len(every)
+
+
+def test_what_a_cell_says_is_shown():
+    "A text or a table is shown only if it is the last line of its cell; an `assert` after it would hide it."
+    hidden = []
+    for page in PAGES:
+        if page.suffix != ".ipynb":
+            continue
+        for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]:
+            lines = "".join(cell["source"]).splitlines()
+            if cell["cell_type"] != "code" or not any(re.match(r"(Markdown|Image|SVG)\(", line) for line in lines):
+                continue
+            body = ast.parse("\n".join("" if re.match(r"\s*[%!]", line) else line for line in lines)).body
+            calls = [node for node in body[:-1] if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+            hidden += [(page.name, cell["id"]) for node in calls
+                       if getattr(node.value.func, "id", "") in ("Markdown", "Image", "SVG")]
+    assert hidden == []
+
+
+def test_links_to_the_glossary_lead_to_one_of_its_sections():
+    text = prose_of(ROOT / "nbs" / "course" / "glossary.ipynb")
+    known = {re.sub(r"[^a-z0-9 -]", "", title.lower()).strip().replace(" ", "-")
+             for title in re.findall(r"## (.+?)\n", text + "\n")}
+    for page in PAGES:
+        for anchor in re.findall(r"glossary\.ipynb#([\w-]+)", prose_of(page)):
+            assert anchor in known, (page.name, anchor)
