@@ -1,5 +1,7 @@
 """Figures: colours that colour-blind readers tell apart, and strips that a ruler measures."""
+import json
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -37,6 +39,14 @@ def test_any_two_colours_are_told_apart(vision):
         pair: colour_distance(*(lab(colour, vision) for colour in pair))
         for pair in combinations((*COLOURS_OF_LINES, GREY), 2)}
     assert min(distances.values()) > LEAST[vision], min(distances, key=distances.get)
+
+
+def test_no_page_takes_the_colours_of_matplotlib():
+    "Its blue and purple, and its red and green, look alike to many readers."
+    pages = (Path(__file__).resolve().parent.parent / "nbs").rglob("*.ipynb")
+    for page in pages:
+        for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]:
+            assert cell["cell_type"] != "code" or "'tab:" not in "".join(cell["source"]), page
 
 
 @pytest.mark.parametrize("vision", VISION)
