@@ -14,7 +14,7 @@ from pediatric_ecg.data.annotations import write_annotations
 from pediatric_ecg.data.headers import record_paths
 from pediatric_ecg.splits import audit, patient_folds
 from pediatric_ecg.windows import prepare
-from pediatric_ecg.windows.copies import suspicions
+from pediatric_ecg.windows.copies import _same_piece, suspicions
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
 
@@ -126,6 +126,16 @@ def test_steady_pacing_twice_is_a_copy(tmp_path):
     write_steady(tmp_path/"db", "p9", -2*paced(1) + .3)
     store = prepare(tmp_path/"db", tmp_path/"s", STEADY, progress=False)
     assert store.manifest["flow"]["records"]["copies"] == {"p9": "same recording as p1"}
+
+
+def test_a_level_lead_proves_nothing_and_hides_no_other():
+    "Of two leads the first may be level: the second decides."
+    rng = np.random.default_rng(1)
+    moving, level = signal.resample_poly(rng.normal(size=260), 10, 1), np.zeros(2600)
+    mine = np.stack([level, moving])[:, 8:2508]
+    assert _same_piece(mine, np.stack([level, moving]), 250.0, 8.0) is True
+    assert _same_piece(mine, np.stack([level, moving[::-1]]), 250.0, 8.0) is False
+    assert _same_piece(mine[:1], np.stack([level]), 250.0, 8.0) is None
 
 
 def test_every_pair_of_many_copies_is_suspected():

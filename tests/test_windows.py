@@ -31,11 +31,13 @@ from pediatric_ecg.data import (
     segments,
 )
 from pediatric_ecg.data.headers import record_paths
+from pediatric_ecg.data.rhythms import window_samples
 from pediatric_ecg.splits import audit, evaluable, patient_folds, random_folds
 from pediatric_ecg.windows import Preprocess, View, Windows, WindowStore, cut, prepare
 from pediatric_ecg.windows._resample import ratio
 from pediatric_ecg.windows.flow import Flow, flow_of, flow_text
-from pediatric_ecg.windows.leads import window_length
+from pediatric_ecg.windows.leads import Leads, window_length
+from pediatric_ecg.windows.quality import noise
 from pediatric_ecg.windows.signals import n_out, process
 from pediatric_ecg.windows.store import StoreWriter, code_files, content_hashes
 
@@ -166,6 +168,30 @@ def test_float32_is_the_whole_record_to_a_millionth(simdb, tmp_path):
     assert (np.diff(store.table.start) < 2*977).any()  # they overlap
 
 
+def test_leads_read_by_and_by_are_the_leads_read_together(simdb, monkeypatch):
+    "A record of many leads at a high rate is read in groups of leads; the windows do not tell."
+    leads = Leads(record_paths(simdb, LEIPZIG)[0], LEIPZIG, Preprocess())
+    at = np.arange(0, 2000, 500)
+    starts = (at * leads.header.fs / 250).astype(int)
+    asked = at, starts, starts + window_samples(2, leads.header.fs), 500
+    together, _, flags = leads.windows(*asked)
+    for most in (1, 20_000):  # one lead at a time, some at a time
+        monkeypatch.setattr("pediatric_ecg.windows.leads._MOST_VALUES", most)
+        by_and_by, _, same_flags = leads.windows(*asked)
+        np.testing.assert_array_equal(by_and_by, together)
+        for kind, values in flags.items():
+            np.testing.assert_array_equal(same_flags[kind], values)
+
+
+def test_each_lead_has_its_own_noise():
+    rng = np.random.default_rng(0)
+    quiet, loud = 0.01 * rng.normal(size=(3, 500)), rng.normal(size=(3, 500))
+    both = noise(np.stack([quiet, loud], axis=1), 250)
+    assert both.shape == (3, 2)
+    np.testing.assert_array_equal(both, np.stack([noise(quiet, 250), noise(loud, 250)], axis=1))
+    assert (both[:, 0] < 0.02).all() and (both[:, 1] > 0.5).all()
+
+
 def test_labels_are_those_of_the_annotation_at_every_sample(simdb, simstore):
     for path in record_paths(simdb, LEIPZIG):
         annotations = read_annotations(path, LEIPZIG)
@@ -173,8 +199,8 @@ def test_labels_are_those_of_the_annotation_at_every_sample(simdb, simstore):
         rhythm = np.full(read_header(path).n_samples, '', object)
         for start, mark in zip(marks['sample'], marks.aux, strict=True):
             rhythm[start:] = mark
-        noise = annotations['sample'][annotations.symbol == '~'].tolist()
-        for start, end in zip(noise[::2], noise[1::2], strict=True):
+        noisy = annotations['sample'][annotations.symbol == '~'].tolist()
+        for start, end in zip(noisy[::2], noisy[1::2], strict=True):
             rhythm[start:end] = ''
         for row in simstore.table[simstore.table.record == path.name].itertuples():
             assert set(rhythm[row.start:row.end]) == {row.rhythm}
