@@ -13,8 +13,9 @@ from pediatric_ecg.data import LEIPZIG, MITDB, Database, read_annotations, read_
 from pediatric_ecg.data.annotations import write_annotations
 from pediatric_ecg.data.headers import record_paths
 from pediatric_ecg.splits import audit, patient_folds
-from pediatric_ecg.windows import prepare
-from pediatric_ecg.windows.copies import _same_piece, suspicions
+from pediatric_ecg.windows import Preprocess, prepare
+from pediatric_ecg.windows.copies import _same_piece, same_recording, suspicions
+from pediatric_ecg.windows.leads import Leads
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
 
@@ -126,6 +127,24 @@ def test_steady_pacing_twice_is_a_copy(tmp_path):
     write_steady(tmp_path/"db", "p9", -2*paced(1) + .3)
     store = prepare(tmp_path/"db", tmp_path/"s", STEADY, progress=False)
     assert store.manifest["flow"]["records"]["copies"] == {"p9": "same recording as p1"}
+
+
+def test_one_also_looks_where_the_suspicion_arose(simdb, tmp_path):
+    "Begin, middle and end are the same; what was exchanged between them is found where one is told to look."
+    path = record_paths(simdb, LEIPZIG)[0]
+
+    def exchanged(signals):
+        fs = round(read_header(path).fs)
+        changed = signals.copy()
+        changed[13*fs:20*fs] = signals[20*fs:13*fs:-1]
+        return changed
+
+    write_copy(path, tmp_path/"copy", exchanged)
+    one, other = (Leads(place, LEIPZIG, Preprocess()) for place in (path, tmp_path/"copy"))
+    assert one.header.seconds > 60
+    assert same_recording(one, other, 0.)
+    assert same_recording(one, other, 0., around=50.)
+    assert not same_recording(one, other, 0., around=12.)
 
 
 def test_a_level_lead_proves_nothing_and_hides_no_other():

@@ -188,6 +188,7 @@ def test_each_lead_has_its_own_noise():
     quiet, loud = 0.01 * rng.normal(size=(3, 500)), rng.normal(size=(3, 500))
     both = noise(np.stack([quiet, loud], axis=1), 250)
     assert both.shape == (3, 2)
+    assert noise(np.zeros((3, 2, 3)), 250).tolist() == 3 * [[0, 0]]  # too short for any noise
     np.testing.assert_array_equal(both, np.stack([noise(quiet, 250), noise(loud, 250)], axis=1))
     assert (both[:, 0] < 0.02).all() and (both[:, 1] > 0.5).all()
 
