@@ -286,7 +286,7 @@ def _notes(slots, usable_share, database, header, pre):
             if channel is None:
                 absent.append(lead)
             elif share < MOSTLY_USABLE:
-                flat.append(f'{lead} ({1 - share:.0%} of the windows)')
+                flat.append(f'{lead} ({100*(1 - share):.0f} % of the windows)')
         if len(absent) == len(channels):
             notes.append(
                 f'{modality}: no lead of it in this record; the other modalities decide alone')
@@ -495,13 +495,13 @@ def _agreement(segments, reference, classes, seconds):
     words = []
     if can_be_named.any():
         right = (truth == found)[can_be_named].mean()
-        words.append(f'{right:.0%} of {can_be_named.sum():,} s are named as in the reference beside the record')
+        words.append(f'{100*right:.0f} % of {can_be_named.sum():,} s are named as in the reference beside the record')
     foreign = (truth != '') & ~can_be_named
     if foreign.any():
         refused = np.isin(found, ['', NONE])[foreign].mean()
         rhythms = ', '.join(sorted(set(truth[foreign])))
         words.append(f'the reference holds {foreign.sum():,} s of rhythms that this network does not know ({rhythms}); '
-                     f'for {refused:.0%} of them it gave no name')
+                     f'for {100*refused:.0f} % of them it gave no name')
     return words
 
 # %% ../nbs/use/00_annotate.ipynb #config-a

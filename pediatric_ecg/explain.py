@@ -32,7 +32,7 @@ from .figures import Strip, drawing, is_catheter, plain_name, png
 from .nn.rhythmnet import RhythmNet
 from .report.known import has_learnt, known
 from .report.page import NO_WINDOWS, Explanations
-from .report.render import Picture, percent
+from .report.render import Picture, minus, percent
 from .report.text import in_full
 from .surroundings import output_folder, undisturbed
 from .windows.store import WindowStore
@@ -132,7 +132,7 @@ def _other_members(ensemble, signals, masks, answer):
     others = {name: weight for name, weight in ensemble.weights.items() if weight and name != 'network'}
     words = ', '.join(f'{MEMBERS[name]} {weight:.2f}' for name, weight in others.items())
     own = ensemble.weights['network']
-    sentences = [f'Only the network is explained; its weight is {own:.2f}, beside {words}.']
+    sentences = [f'Only the network is explained; in the pooled answer its weight is {own:.2f}, beside {words}.']
     if own < sum(others.values()):
         sentences[0] += ' So most of what decides is not explained here.'
     windows_and_masks = ({name: tensor.numpy() for name, tensor in part.items()} for part in (signals, masks))
@@ -249,7 +249,7 @@ def draw(
             title=f'{MODALITIES.get(modality, modality)}, weight {100*e.weights[modality]:.0f} %',
             draw_trace=_tinted(smoothed[modality], norm))
     question = f'Why {plain_name(classes[e.target], names)} and not {plain_name(classes[e.against], names)}'
-    question += f' (log-odds {e.contrast:.1f}): red for, blue against'
+    question += minus(f' (log-odds {e.contrast:.1f}): red for, blue against')
     lines = [part for line in [*title, *e.others, question] for part in textwrap.wrap(line, 105)]
     head = 5. + 4*len(lines)
     # drawn anywhere first: only then is known how high each paper is
@@ -313,6 +313,10 @@ def decisive(
     within = of_all[first:first + kernel.size].sum()/max(of_all.sum(), 1e-12)
     return (first + kernel.size/2)/fs, float(within)
 
+def _signed(number, digits=1):
+    "'+2.1', '−0.4', with a true minus sign."
+    return minus(f'{number:+.{digits}f}')
+
 def words(
     e:Explanation, # What explain gave
     fs:float, # Samples per second
@@ -322,10 +326,10 @@ def words(
     most:int=3, # Leads named on each side
 )->list: # Sentences
     "What the picture of `draw` shows, from its numbers."
-    target, against = (plain_name(classes[number], names) for number in (e.target, e.against))
+    target, against = (classes[number] for number in (e.target, e.against))
+    asked = ' or '.join(in_full(label, names or {}) for label in (target, against))
     preferred = target if e.contrast > 0 else against
-    sentences = [f'Asked for {target} or {against}, the network leans to {preferred} '
-                 f'(log-odds of {target} {e.contrast:+.1f}).']
+    sentences = [f'Asked for {asked}, the network leans to {preferred} (log-odds of {target} {_signed(e.contrast)}).']
     if e.contrast <= 0:
         sentences.append('So red is what speaks for an answer that it does not give.')
     weighing = {MODALITIES.get(name, name): weight for name, weight in e.weights.items()}
@@ -340,7 +344,7 @@ def words(
     for side, sign in (('for', 1), ('against', -1)):
         spoke = sorted((lead for lead in by_lead if sign*by_lead[lead] > 0), key=lambda lead: -sign*by_lead[lead])
         if spoke:
-            listed = ', '.join(f'{lead} {by_lead[lead]:+.1f}' for lead in spoke[:most])
+            listed = ', '.join(f'{lead} {_signed(by_lead[lead])}' for lead in spoke[:most])
             sentences.append(f'Most {side} {target} speak: {listed}.')
     total = sum(abs(share) for share in by_lead.values())
     catheters = sum(abs(share) for lead, share in by_lead.items() if is_catheter(lead))
@@ -351,10 +355,10 @@ def words(
     sentences.append(f'The {BEAT:g} s around {centre:.2f} s hold {100*within:.0f} % of what speaks for {target}.')
     expected = e.contrast - e.baseline
     off = abs(e.gap) > INCOMPLETE*max(abs(expected), .1)
-    sentences.append(f'The shares add up to {expected + e.gap:+.2f}; '
-                     f'the answer and that for flat lines differ by {expected:+.2f}.')
+    sentences.append(f'The shares add up to {_signed(expected + e.gap, 2)}; '
+                     f'the answer and that for flat lines differ by {_signed(expected, 2)}.')
     if off:
-        sentences.append(f'These should be equal but for {INCOMPLETE:.0%}: take the picture with care.')
+        sentences.append(f'These should be equal but for {100*INCOMPLETE:.0f} %: take the picture with care.')
     return sentences
 
 # %% ../nbs/use/01_explain.ipynb #c026-517003
@@ -416,8 +420,8 @@ def _checks(network, e, signals, present):
     red, chance = deletion(network, e)
     return [f'Check: three networks with random weights give other shares (correlation at most {alike:.2f}; '
             '1 would be the same picture).',
-            f'Check: without the tenth of the samples that is reddest the log-odds are {red:+.1f}, without a tenth by '
-            f'chance {chance:+.1f}, of {e.contrast:+.1f}.']
+            f'Check: without the tenth of the samples that is reddest the log-odds are {_signed(red)}, without a tenth '
+            f'by chance {_signed(chance)}, of {_signed(e.contrast)}.']
 
 def _told(ensemble, e, signals, present, fs, leads, about, rhythm):
     "The explanation in sentences: what it shows, what the rhythm is mixed up with, and the checks."
@@ -537,7 +541,7 @@ def _explained_window(run, ensemble, about, number):
     sure = f' ({percent(float(np.max(arrays["p"])))})' if 'p' in arrays else ''
     lines = [f'Without this patient in the training the answer was {in_full(prediction, about.names)}{sure}; '
              f'the annotation is {in_full(truth, about.names)}.',
-             f'With the patient in the training: {answer}',
+             f'With the patient in the training: {answer[0].lower()}{answer[1:]}',
              *_told(ensemble, e, signals, present, fs, leads, about, truth)]
     title = f'{in_full(truth, about.names)}, named rightly'
     if truth != prediction:

@@ -161,7 +161,9 @@ def png(
         return stream.getvalue()
     smaller = io.BytesIO()
     with Image.open(stream) as picture:
-        picture.convert('RGB').quantize(colours).save(smaller, format='PNG', optimize=True)
+        # the usual median cut gives the palette to paper and grey, and a few red pixels come out purple
+        few = picture.convert('RGB').quantize(colours, method=Image.Quantize.MAXCOVERAGE)
+        few.save(smaller, format='PNG', optimize=True)
     return smaller.getvalue()
 
 def svg(
@@ -397,8 +399,10 @@ class Strip:
 
     @property
     def _title_height(self):
-        "Of one line or several, mm."
-        return (_TITLE + 4.2*self.title.count('\n'))*bool(self.title)
+        "Of one line or several, mm; without a title, what the text of the calibration mark needs above the paper."
+        if not self.title:
+            return max(SURFACE_GAIN + 3 - self._top, 0)
+        return _TITLE + 4.2*self.title.count('\n')
 
     def draw(self,
         ax, # Matplotlib axes; their box takes the true proportions

@@ -352,7 +352,7 @@ def test_a_learnt_record_is_known_again(run, simdb, tmp_path):
         (tmp_path / f"copied{file.suffix}").write_bytes(content)
     for path in (record, tmp_path / "copied"):
         found = annotate(known, path, tmp_path / "out")
-        assert f"in the training, as {record.name}" in str(found) and "97%" in str(found) and "70%" in str(found)
+        assert f"in the training, as {record.name}" in str(found) and "97 %" in str(found) and "70 %" in str(found)
     assert manifest == json.loads((known / "manifest.json").read_text())
 
 

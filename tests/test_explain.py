@@ -21,6 +21,7 @@ from pediatric_ecg.explain import (
     words,
 )
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
+from pediatric_ecg.report.render import minus
 from pediatric_ecg.windows import Preprocess
 
 LEADS = {"ecg": ["I", "II", "V1"], "iegm": ["CS12", "CS90"]}
@@ -109,15 +110,16 @@ def test_words_follow_the_numbers(window):
     back = explain(network(), window, present=present, target=1, against=0)
     classes = ["N", "AVRT", "AVNRT"]
     one, other = (words(side, 250, LEADS, classes, {"N": "sinus rhythm"}) for side in (e, back))
-    preferred = "sinus rhythm" if e.contrast > 0 else "AVRT"
+    assert "sinus rhythm (N)" in one[0] and "AVRT" in one[0], "by its name first, then by its label"
+    preferred = "N" if e.contrast > 0 else "AVRT"
     assert f"leans to {preferred}" in one[0] and f"leans to {preferred}" in other[0]
-    assert f"{e.contrast:+.1f}" in one[0]
+    assert minus(f"{e.contrast:+.1f}") in one[0]
     assert any("does not give" in line for line in (one if e.contrast <= 0 else other))
     by_lead = dict(zip([*LEADS["ecg"], *LEADS["iegm"]], np.concatenate([*e.by_lead().values()])))
     assert "V1" not in " ".join(one)
     del by_lead["V1"]
     best = max(by_lead, key=by_lead.get)
-    assert any(line.startswith(f"Most for sinus rhythm speak: {best} {by_lead[best]:+.1f}") for line in one)
+    assert any(line.startswith(minus(f"Most for N speak: {best} {by_lead[best]:+.1f}")) for line in one)
     share = sum(abs(by_lead[lead]) for lead in LEADS["iegm"]) / sum(map(abs, by_lead.values()))
     assert any(f"{100 * share:.0f} % lie on catheters" in line for line in one)
     centre, within = decisive(e, 250)

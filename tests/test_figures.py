@@ -1,6 +1,7 @@
 """Figures: colours that colour-blind readers tell apart, and strips that a ruler measures."""
 import json
 import re
+from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pediatric_ecg.data import LEIPZIG, MITDB
 from pediatric_ecg.evaluate.plots import COLOURS, overview
@@ -29,6 +31,7 @@ from pediatric_ecg.figures import (
     is_catheter,
     lab,
     plain_name,
+    png,
     rhythm_looks,
 )
 
@@ -154,3 +157,24 @@ def test_overview_says_what_people_annotated():
         labels = [tick.get_text() for tick in ax.get_yticklabels()]
         assert labels[:2] == ["sinus rhythm", "atrial fibrillation"] and len(labels) == rows
     assert labels[2] == "annotated rhythm"
+
+
+def test_red_stays_red_in_a_small_palette():
+    "A few coloured pixels on much grey paper keep their colour, which says what speaks for an answer."
+    fig = Figure(figsize=(4, 3))
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.imshow(np.linspace(0, 1, 600).reshape(20, 30), cmap="pink", aspect="auto", interpolation="bicubic")
+    ax.barh([5, 10], [2, 2], height=1, color=["#c00016", "#1433d6"])
+    whole, few = (np.asarray(Image.open(BytesIO(png(fig, 100, colours))).convert("RGB")).astype(int)
+                  for colours in (None, 64))
+    coloured = np.ptp(whole, axis=-1) > 150
+    assert coloured.sum() > 100 and np.abs(whole - few)[coloured].max() < 40
+
+
+def test_nothing_of_a_window_without_a_title_is_cut():
+    "Low traces leave the calibration mark highest, and its text is on the picture."
+    signals = 0.05 * np.sin(np.arange(500) / 20)[:, None].repeat(2, 1)
+    fig = draw_strips([Strip(signals, 250.0, ["I", "II"])])
+    renderer = fig.canvas.get_renderer() if hasattr(fig.canvas, "get_renderer") else None
+    marks = [text for text in fig.axes[0].texts if text.get_text() == "1 mV"]
+    assert marks and all(text.get_window_extent(renderer).y1 <= fig.bbox.y1 for text in marks)

@@ -213,6 +213,13 @@ def test_no_page_shows_a_warning(notebook):
         assert shown == [], notebook
 
 
+def test_percentages_stand_apart_from_their_sign():
+    "`87 %` in every sentence of the package: the format `:.0%` would print `87%`."
+    tight = [f"{file.name}: {line.strip()[:60]}" for file in sorted((ROOT / "pediatric_ecg").rglob("*.py"))
+             for line in file.read_text(encoding="utf-8").splitlines() if re.search(r":[.,0-9]*%\}", line)]
+    assert tight == []
+
+
 def test_links_of_the_readme_lead_somewhere():
     "The README is made from `nbs/index.ipynb`; its links must be right from the root."
     links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))

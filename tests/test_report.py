@@ -14,6 +14,7 @@ from jinja2 import UndefinedError
 from made_up_run import LABELS, made_up_history, made_up_predictions, made_up_run, made_up_windows
 
 from pediatric_ecg.core import DataError
+from pediatric_ecg.evaluate import summarise
 from pediatric_ecg.evaluate.calibration import brier, ece, temper
 from pediatric_ecg.experiments import RunFolder
 from pediatric_ecg.explain import explain_run, windows_to_explain
@@ -22,7 +23,7 @@ from pediatric_ecg.report import build_report, text_table
 from pediatric_ecg.report.page import SECTIONS
 from pediatric_ecg.report.render import environment, percent, render
 from pediatric_ecg.report.scored import ScoredRun, SplitFigures
-from pediatric_ecg.report.text import floor_sentences, results_summary
+from pediatric_ecg.report.text import findings, floor_sentences, results_summary
 from pediatric_ecg.report.tripod import tripod, tripod_words
 from pediatric_ecg.report.trust import trust_section
 
@@ -365,7 +366,8 @@ def test_every_reporting_item_has_words(made_up):
     assert answers["6a"].startswith("not available here")
     assert "not recorded" in answers["18f"]
     html = build_report(made_up).read_text()
-    assert "<details>" in html and "not available here" in html
+    assert "<details open>" in html and "not available here" in html
+    assert "known inequalities are not reviewed here" in answers["3c"]
     assert "18a | Funding | not available here" in (made_up / "model_card.md").read_text()
 
 
@@ -489,15 +491,62 @@ def _split_with_floors(*floors):
 
 @pytest.mark.parametrize(
     "difference, low, words",
-    [(0.1, 0.02, "is ahead of every floor: +10.0 points (2.0 to 30.0)"),
-     (0.1, -0.02, "the interval holds zero: +10.0 points (−2.0 to 30.0)"),
-     (-0.1, -0.2, "is not ahead of every floor: −10.0 points (−20.0 to 30.0)")])
+    [(0.1, 0.02, "is ahead of every floor, a simple method for the same windows: +10.0 points (2.0 to 30.0)"),
+     (0.1, -0.02, "but against random forest the interval of the difference holds zero: +10.0 points (−2.0 to 30.0)"),
+     (-0.1, -0.2, "is not ahead of every floor, a simple method for the same windows: −10.0 points (−20.0 to 30.0)")])
 def test_the_summary_says_whether_the_network_is_ahead_of_every_floor(difference, low, words):
     split = _split_with_floors(("majority", 0.1, 0.3, 0.2), ("forest", 0.4, difference, low))
     [sentence] = floor_sentences(split)
-    assert words in sentence and "random forest (40.0 %)" in sentence
+    assert words in sentence and "random forest, which has 40.0 %" in sentence
     assert ("it is behind random forest" in sentence) is (difference < 0)
     assert floor_sentences(_split_with_floors()) == []
+
+
+def test_the_floor_whose_interval_holds_zero_is_named():
+    "It need not be the best one, of which the interval is given."
+    [sentence] = floor_sentences(_split_with_floors(("majority", 0.1, 0.3, -0.1), ("forest", 0.4, 0.1, 0.02)))
+    assert "but against always the most common rhythm the interval" in sentence
+    assert "+10.0 points (2.0 to 30.0) of macro F1 against the best of them, random forest" in sentence
+
+
+def test_the_floor_of_one_answer_has_one_interval(made_up):
+    "That of its share, in the table of floors as in the sentences."
+    floors = {"majority": 0.0, "forest": 0.1}
+
+    def add(metrics):
+        for split in metrics.values():
+            floor = ScoredRun(RunFolder.open(made_up)).splits["patient"].floor
+            split["floors"] = {
+                name: {"top1": floor.top1 + more, "macro_f1": floor.macro_f1, "ci95": {"macro_f1": [0.01, 0.99]},
+                       "difference": {key: {"difference": 0.1, "ci95": [0.0, 0.2], "p": 0.5}
+                                      for key in ("top1", "macro_f1")}} for name, more in floors.items()}
+
+    change(made_up, "metrics", add)
+    split = ScoredRun(RunFolder.open(made_up)).splits["patient"]
+    majority, forest = split.floors
+    assert majority.metrics["ci95"]["macro_f1"] == split.floor.ci95["macro_f1"]
+    assert forest.metrics["ci95"]["macro_f1"] == [0.01, 0.99]
+
+
+def test_a_rhythm_of_few_patients_is_not_called_sure(made_up):
+    "Found by its figures, but an interval reaches below one half. A mistake in all windows has an interval, too."
+    path = made_up / "predictions.csv"
+    answers = pd.read_csv(path, dtype={"subject": str})
+    answers.loc[answers.truth == "AVRT", "prediction"] = "AVNRT"
+    answers.loc[answers.truth.isin(["N", "/A", "/V"]), "prediction"] = answers.truth
+    answers.to_csv(path, index=False)
+    metrics = {split: summarise(part, [*LABELS, "AFL"], not_evaluable=["AFL"])
+               for split, part in answers.groupby("split")}
+    (made_up / "metrics.json").write_text(json.dumps(metrics))
+    scored = ScoredRun(RunFolder.open(made_up))
+    said, split = findings(scored), scored.splits["patient"]
+    for entry in said.found:
+        label = entry.split(":")[0]
+        low = min(split.in_class(label, key)[1][0] for key in ("recall", "precision"))
+        assert entry.endswith("too few to be sure") is (low <= 0.5), entry
+    low, high = map(float, re.search(r"100\.0 % \(([\d.]+)–([\d.]+)\)", said.confused[0]).groups())
+    assert low < 90 and high == 100
+    assert "always the same answer" in said.questions[0] and "better than a coin" in said.questions[0]
 
 
 def with_people(folder, ages):
@@ -523,7 +572,8 @@ def test_the_first_screen_says_what_is_found_confused_and_missed(made_up):
         assert heading in text
     assert "AVRT or AVNRT, which decides where to ablate" in text
     assert "Ventricular tachycardia: this run does not know it and can never name it." in text
-    assert "AFL: not judged, too few patients have it" in text
+    assert "not judged, too few patients: AFL" in text
+    assert "pooled from" not in text, "the weights of members stand under How it was made"
     assert text.index("In simulated patients that it had never seen") < text.index("leaky reference")
     card = (made_up / "model_card.md").read_text()
     assert "What it finds, confuses and misses" in card and "can never name it" in card
@@ -540,7 +590,7 @@ def test_figures_by_age_sex_and_group(made_up):
     "An interval for each group of five or more, words for smaller ones; the text of a group is text."
     with_people(made_up, [1, 3, 4, 5, 6, 7, 13, 14, 15, 16, 17, 30])
     table = section(build_report(made_up).read_text(), "By age, sex and group")
-    assert "age: 1.0 to 30.0 years, median 10.0 (of 12 of 12 patients)" in table
+    assert "Age: 1.0 to 30.0 years, median 10.0 (of 12 of 12 patients)" in table
     assert "sex: 6 female, 6 male, 0 not stated" in table and "children <&> 12" in table
     scored = ScoredRun(RunFolder.open(made_up))
     groups = {(group.by, group.name): group for group in scored.strata}

@@ -356,7 +356,7 @@ def check_annotations(
     doubtful = table[table.agreement < MIN_AGREEMENT]
     if len(doubtful):
         text = (f'{len(doubtful)} of {len(table)} segments ({int(doubtful.beats.sum())} beats) '
-                f'fit by less than {MIN_AGREEMENT:.0%}')
+                f'fit by less than {100*MIN_AGREEMENT:.0f} %')
         findings.append(about('disagreement', text))
     symbols, elsewhere = _unread(annotations, database)
     counts.update(annotations=len(annotations), beats=int(is_beat.sum()), segments=len(table), markers=len(markers),

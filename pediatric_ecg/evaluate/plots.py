@@ -33,7 +33,7 @@ def forest(
 )->Figure: # Points with 95 % intervals
     "Each figure with its interval, for every split evaluated."
     fig, ax = _axes(5, 2.9)
-    splits = [split for split in ('random', 'patient') if split in metrics]
+    splits = [split for split in ('patient', 'random') if split in metrics] # the honest one first
     for i, split in enumerate(splits):
         shift = (i - (len(splits) - 1)/2) * .32
         for row, key in enumerate(METRICS):
@@ -116,7 +116,7 @@ def confusion_map(
                 color='white' if is_dark else '#222')
     ax.set_xticks(range(size), labels, rotation=45 if size > 6 or max(map(len, labels)) > 7 else 0)
     ax.set_yticks(range(size), [_in_full(label, names) for label in labels])
-    ax.set(xlabel="the network's answer", ylabel='the truth')
+    ax.set(xlabel='the answer', ylabel='the truth')
     return fig
 
 # %% ../../nbs/evaluate/04_plots.ipynb #c022-8929ee

@@ -429,7 +429,7 @@ def train_store(
 )->Path: # The run folder
     """Cross-validates on random windows and patient-wise, and trains the network that is kept.
 
-    The report is what `finish` makes: `train_store(store, out, finish=build_report)`;
+    The report is what `finish` makes: `train_store(store, out, finish=build_report)`, without explanations of windows;
     or call `build_report(out)` later."""
     store = store if isinstance(store, WindowStore) else WindowStore(store)
     config, protocol = _settings(config, protocol, quick)
@@ -464,7 +464,7 @@ def run(
 )->Path: # The run folder
     """Records in, run folder out: prepare, train, evaluate. Continues an interrupted run.
 
-    The report is what `finish` makes: `run(folder, out, finish=build_report)`;
+    The report is what `finish` makes: `run(folder, out, finish=build_report)`, without explanations of windows;
     or call `build_report(out)` later."""
     start, folder = time.perf_counter(), Path(folder)
     database = get_database(database, folder)

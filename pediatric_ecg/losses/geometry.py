@@ -318,18 +318,27 @@ def plot_geometry(
     for ax in axs[len(panels):]:
         ax.axis('off')
     groups = list(table.groupby(by, sort=False)) if by else [(None, table)]
+    curves = [curve for _, curve in groups]
+    of_groups = [(colours or {}).get(name, f'C{number}') for number, (name, _) in enumerate(groups)]
     for ax, (key, title, target) in zip(axs, panels):
-        for number, (name, curve) in enumerate(groups):
-            colour = (colours or {}).get(name, f'C{number}')
+        for (name, curve), colour in zip(groups, of_groups):
             _draw_curve(ax, curve, key, each, colour, (names or {}).get(name, name))
         if target:
-            ax.axhline(table[target].median(), color='k', ls='--', lw=1, label='simplex')
+            _draw_simplex(ax, [(curve[target].median(), colour) for curve, colour in zip(curves, of_groups)])
         ax.set(xlabel='epoch', title=title)
         ax.xaxis.get_major_locator().set_params(integer=True)
     if by or panels[0][2]:
         legend = axs[0].get_legend_handles_labels()
         fig.legend(*legend, loc='outside lower center', ncols=4, fontsize=8, frameon=False)
     return fig
+
+def _draw_simplex(ax, targets):
+    "The value at the simplex: one black line, or one per group where their windows hold other numbers of classes."
+    if len({round(value, 6) for value, _ in targets}) == 1:
+        targets = [(targets[0][0], 'k')]
+    for value, colour in targets:
+        ax.axhline(value, color=colour, ls='--', lw=1)
+    ax.plot([], [], color='k', ls='--', lw=1, label='simplex')
 
 def _draw_curve(ax, curve, key, each, colour, label):
     "The mean of a measure over its repetitions, and each of them as a thin line."

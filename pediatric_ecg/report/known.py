@@ -19,7 +19,7 @@ from ..data.headers import Header
 from ..evaluate.calibration import temper
 from ..experiments.run_folder import RunFolder
 from ..nn.pretrained import NEVER
-from .render import counted, in_words
+from .render import counted, in_words, minus
 from .text import rhythm_name
 from ..windows.store import read_manifest
 
@@ -98,8 +98,9 @@ class Known:
             row = {other: cosine for other, cosine in row.items() if other != label and cosine is not None}
             if row:
                 near = max(row, key=row.get)
-                sentences.append(f'the prototype nearest to that of {label} is that of {near}: cosine {row[near]:.2f}, '
-                                 f'where {-1/(len(labels) - 1):.2f} is as far apart as {len(labels)} rhythms can lie')
+                cosine, apart = (minus(f'{value:.2f}') for value in (row[near], -1/(len(labels) - 1)))
+                sentences.append(f'the prototype nearest to that of {label} is that of {near}: cosine {cosine}, '
+                                 f'where {apart} is as far apart as {len(labels)} rhythms can lie')
         return sentences
 
     def table(self)->pd.DataFrame: # a row per class
@@ -268,5 +269,5 @@ def _how_much_better(about):
     unseen, learnt = about.tops
     if unseen is None or learnt is None:
         return 'the answers are no evidence'
-    return (f'the answers are no evidence; it names {learnt:.0%} of windows rightly in patients whom it has learnt, '
-            f'and {unseen:.0%} in others')
+    return (f'the answers are no evidence; it names {100*learnt:.0f} % of windows rightly in patients whom it has '
+            f'learnt, and {100*unseen:.0f} % in others')

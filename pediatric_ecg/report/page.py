@@ -23,9 +23,9 @@ from ..evaluate.scores import METRICS, confusion
 from ..experiments.run_folder import SPLITS, RunFolder
 from .render import DASH, Picture, counted, minus, percent, render, stylesheet
 from .scored import ENOUGH, ScoredRun
-from pediatric_ecg.report.text import (
-    cohort_text, findings, flow_of_run, in_full, limits, made_how, names_of, people_text, results_summary, rhythm_name,
-    title)
+from .text import (
+    cohort_text, findings, floor_sentences, flow_of_run, in_full, limits, made_how, names_of, people_text,
+    results_summary, rhythm_name, title)
 from .tripod import tripod
 from .trust import calibration, geometry_section, has_geometry, trust_section
 from ..surroundings import locked, undisturbed
@@ -54,8 +54,12 @@ def results_section(
     "The two results side by side."
     splits = scored.splits
     unscored = [name for name in reversed(SPLITS) if name in scored.run.metrics and name not in splits]
+    floor_words = {name: floor_sentences(split) for name, split in splits.items()}
+    if splits:
+        floor_words[scored.most_honest.name] = [] # the head of the page says it
     return {'splits': list(splits.values()), 'explain': EXPLAIN, 'unscored': unscored,
-            'forest': _forest(splits), 'patients': _patients(splits.get('patient'))}
+            'forest': _forest(splits), 'patients': _patients(splits.get('patient')),
+            'floor_words': floor_words, 'names_in_full': names_of(scored.run), 'in_full': in_full}
 
 def _forest(splits):
     "The figures with their intervals."
@@ -128,12 +132,12 @@ def confusion_section(
     for name, split in scored.splits.items():
         seen = {*split.predictions.truth, *split.predictions.prediction}
         figure = confusion_map(split.predictions, [label for label in run.classes if label in seen], names_of(run))
-        alt = f'Confusion matrix, {NAMES[name]}: {_confusion_words(split)}'
+        alt = f'Confusion matrix, {NAMES[name]}: {_confusion_words(split, names_of(run))}'
         maps[name] = Picture.of(figure, alt)
     judgements = _judgements(run.predictions)
     return {'maps': maps, 'dense': len(run.classes) > MANY, 'judgements': judgements}
 
-def _confusion_words(split):
+def _confusion_words(split, names):
     "The answers that are right, and the commonest mistake."
     table = confusion(split.predictions, split.classes)
     counts, labels = table.to_numpy(), list(table.index)
@@ -143,7 +147,8 @@ def _confusion_words(split):
         return f'{words} No mistakes.'
     truth, answer = np.unravel_index(mistakes.argmax(), mistakes.shape)
     times = counted(int(mistakes.max()), 'time')
-    return f'{words} The commonest mistake: {labels[truth]} named {labels[answer]}, {times}.'
+    held, named = (in_full(labels[number], names) for number in (truth, answer))
+    return f'{words} The commonest mistake: {held} named {named}, {times}.'
 
 def _judgements(predictions):
     "How often each window was judged, by repeats and seeds."
@@ -160,7 +165,7 @@ def similarity_section(
     similarity = scored.run.similarity
     cosines, labels = np.array(similarity['S'], float), similarity['classes']
     target = similarity.get('target', -1/max(len(labels) - 1, 1))
-    alike = alike_words(cosines, labels, target)
+    alike = alike_words(cosines, labels, target, names_of(scored.run))
     figure = similarity_map(cosines, labels, similarity.get('seen'), names_of(scored.run))
     alt = f'Heat map of the cosines between class prototypes. {alike}'
     return {
@@ -173,6 +178,7 @@ def alike_words(
     cosines:np.ndarray, # (C, C) of the classes
     labels:list, # (C,) class labels
     target:float, # Cosine of the simplex
+    names:dict|None=None, # Label → plain name, as names_of gives them
 )->str: # One sentence
     "The pairs that lie closer than the simplex, in words."
     pairs = []
@@ -182,10 +188,11 @@ def alike_words(
     near = []
     for cosine, one, other in sorted(pairs, reverse=True)[:3]:
         if cosine > target + .05:
-            near.append(f'{other} and {one} ({minus(f"{cosine:.2f}")})')
+            pair = ' and '.join(in_full(label, names or {}) for label in (other, one))
+            near.append(f'{pair}: {minus(f"{cosine:.2f}")}')
     if not near:
         return 'No pair lies clearly closer than the simplex: the prototypes are spread evenly.'
-    return f'Closest pairs: {", ".join(near)}.'
+    return f'Closest pairs, with their cosine: {"; ".join(near)}.'
 
 # %% ../../nbs/report/05_page.ipynb #c007-7e58d0
 def examples_section(
@@ -213,7 +220,7 @@ def _example(run, window):
     "Caption and picture of one window."
     arrays = {name: array[window] for name, array in run.examples.items() if array.ndim}
     truth, prediction = str(arrays['truth']), str(arrays['prediction'])
-    probability = f'{100*float(np.max(arrays["p"])):.0f} %' if 'p' in arrays else ''
+    probability = percent(float(np.max(arrays['p']))) if 'p' in arrays else ''
     start = _start(run, arrays['start'])
     where = f'Record {arrays["record"]}, patient {arrays["subject"]}, {start}'
     names = names_of(run)
@@ -232,7 +239,8 @@ def _signals(run, arrays):
         names = leads.get(name, [])
         absent += [lead for lead, is_there in zip(names, present[name]) if not is_there]
     count = sum(len(stack) for stack in signals.values())
-    alt = (f'Signals of one window of {arrays["truth"]}, named {arrays["prediction"]}: '
+    truth, answer = (in_full(str(arrays[name]), names_of(run)) for name in ('truth', 'prediction'))
+    alt = (f'Signals of one window of {truth}, named {answer}: '
            f'{count} leads under each other over time.')
     if absent:
         alt += f' Absent: {", ".join(absent)}.'

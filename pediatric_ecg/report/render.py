@@ -7,12 +7,14 @@ __all__ = ['DASH', 'PERCENT', 'PLAIN', 'NumberFormat', 'percent', 'counted', 'in
            'stylesheet', 'Picture', 'minus', 'render', 'part']
 
 # %% ../../nbs/report/00_render.ipynb #c003-e2c003
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from ..evaluate.plots import NAMES
@@ -103,9 +105,12 @@ def _thousands(number):
     "'1,200'"
     return f'{number:,}'
 
+# '64.7 % (53.2–75.9)', '(−0.4 to 6.2)'
+_FIGURE = re.compile(r'[\d.,]+ %(?: \([\d.]+–[\d.]+\))?|\(−?[\d.]+ to −?[\d.]+\)')
+
 def _unbroken(sentence):
-    "The per cent sign stays with its number at the end of a line."
-    return sentence.replace(' %', '\u00a0%')
+    "As HTML, in which a figure stays with its per cent sign and its interval on one line."
+    return Markup(_FIGURE.sub(r'<span class="whole">\g<0></span>', str(escape(sentence))))
 
 def in_markdown(
     text, # Of a name or a sentence

@@ -8,7 +8,7 @@ __all__ = ['AGES', 'ENOUGH', 'people_of', 'FloorFigures', 'SplitFigures', 'Floor
 
 # %% ../../nbs/report/01_scored.ipynb #s03-imports
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -86,10 +86,21 @@ class FloorFigures:
         key:str, # Of a figure
     )->str: # '+3.1 points (−0.4 to 6.2)'
         "The same with its interval."
-        difference = self.metrics['difference'][key]
-        low, high = difference['ci95']
-        interval = '' if low is None else minus(f' ({100*low:.1f} to {100*high:.1f})')
-        return minus(f'{100*difference["difference"]:+.1f} points') + interval
+        interval = self.ahead_interval(key)
+        return f'{self.points(key)} points' + (f' ({interval})' if interval else '')
+
+    def points(self,
+        key:str, # Of a figure
+    )->str: # '+3.1'
+        "Run − floor, in points."
+        return minus(f'{100*self.ahead(key):+.1f}')
+
+    def ahead_interval(self,
+        key:str, # Of a figure
+    )->str: # '−0.4 to 6.2'; '' where there is none
+        "The interval of the difference, in points."
+        low, high = self.metrics['difference'][key]['ci95']
+        return '' if low is None else minus(f'{100*low:.1f} to {100*high:.1f}')
 
 class SplitFigures:
     "The figures of one split, as they stand in metrics.json."
@@ -321,6 +332,16 @@ class ScoredSplit(SplitFigures):
     def floor(self)->Floor:
         "What always answering with the most common rhythm would score on the same windows."
         return majority_floor(self.scored)
+
+    @cached_property
+    def floors(self)->list: # Of FloorFigures; [] where none was asked
+        "The floors; that of always one answer has here the interval that its share gives, as in the first sentences."
+        found = []
+        for floor in super().floors:
+            if floor.name == 'majority' and abs(floor.metrics['top1'] - self.floor.top1) < 1e-9:
+                floor = replace(floor, metrics=floor.metrics | {'ci95': floor.metrics['ci95'] | self.floor.ci95})
+            found.append(floor)
+        return found
 
     @cached_property
     def evaluable(self)->list: # Labels

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FOUND', 'CONFUSED', 'MISSED', 'MOST_CONFUSED', 'LIMITS', 'LEIPZIG_LABELS', 'rhythm_name', 'names_of', 'in_full',
-           'results_summary', 'floor_sentences', 'member_sentences', 'Findings', 'findings', 'text_table', 'filters',
-           'made_how', 'limits', 'title', 'cohort_text', 'people_text', 'flow_of_run']
+           'results_summary', 'floor_sentences', 'leak_sentences', 'member_sentences', 'Findings', 'findings',
+           'text_table', 'filters', 'made_how', 'limits', 'title', 'cohort_text', 'people_text', 'flow_of_run']
 
 # %% ../../nbs/report/02_text.ipynb #c003-fee331
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..evaluate.plots import MODALITIES, NAMES
 from ..evaluate.pool import MEMBERS
-from ..evaluate.scores import METRICS, confusion, intervals
+from ..evaluate.scores import METRICS, class_intervals, confusion, intervals, scores
 from ..experiments.run_folder import SPLITS, Manifest, RunFolder
 from .render import DASH, counted, in_words, minus, percent
 from .scored import ScoredRun, SplitFigures
@@ -36,7 +36,7 @@ def rhythm_name(
     held = [marker for marker, group in groups.items() if group == label]
     if not held:
         held = [marker for marker in markers if marker.lstrip('(') == label]
-    return ', '.join(dict.fromkeys(markers[marker] for marker in held if marker in markers))
+    return ' or '.join(dict.fromkeys(markers[marker] for marker in held if marker in markers))
 
 def names_of(
     run:RunFolder, # A run
@@ -49,7 +49,7 @@ def in_full(
     names:dict, # As names_of gives them
 )->str: # 'atrial pacing (/A)'; the label where no name is known
     "A rhythm by its name, with the label that stands for it in tables."
-    name = names.get(label, '').replace(', ', ' or ')
+    name = names.get(label, '')
     return f'{name} ({label})' if name and name != label else label
 
 # %% ../../nbs/report/02_text.ipynb #c017-b37060
@@ -63,11 +63,10 @@ def results_summary(
         sentences.append('No result for new patients: '
                          'no two rhythms are held by enough patients to be scored patient-wise.')
     else:
-        sentences += _honest_sentences(honest, scored.run.manifest.simulated)
+        sentences += _honest_sentences(honest, scored.run.manifest.simulated, names_of(scored.run))
         sentences += floor_sentences(honest)
-    sentences += member_sentences(scored.run.manifest)
-    if leaky is not None:
-        sentences.append(_leaky_sentence(leaky, scored.gap))
+    sentences += leak_sentences(scored)
+    if honest is None and leaky is not None:
         sentences += floor_sentences(leaky)
     return sentences
 
@@ -81,36 +80,44 @@ def floor_sentences(
         return []
     best = max(split.floors, key=lambda floor: floor.metrics['macro_f1'])
     where = _WHERE.get(split.name, split.name)
-    difference = (f'{best.ahead_in_words("macro_f1")} of macro F1 against the best of them, '
-                  f'{best.title} ({best.in_words("macro_f1")})')
-    if all(floor.is_clear('macro_f1') for floor in split.floors):
-        sentence = f'{where} the run is ahead of every floor: {difference}'
+    difference = (f'{best.ahead_in_words("macro_f1")} of macro F1 against the best of them, {best.title}, '
+                  f'which has {best.in_words("macro_f1")}')
+    unclear = [floor.title for floor in split.floors if not floor.is_clear('macro_f1')]
+    if not unclear:
+        sentence = f'{where} the run is ahead of every floor, a simple method for the same windows: {difference}'
     elif all(floor.ahead('macro_f1') > 0 for floor in split.floors):
-        sentence = f'{where} the run is ahead of every floor, but the interval holds zero: {difference}'
+        sentence = (f'{where} the run is ahead of every floor, a simple method for the same windows, but against '
+                    f'{" and ".join(unclear)} the interval of the difference holds zero: {difference}')
     else:
-        sentence = (f'{where} the run is not ahead of every floor: {difference}; '
+        sentence = (f'{where} the run is not ahead of every floor, a simple method for the same windows: {difference}; '
                     'so nothing here speaks for more than such a floor')
     better = [floor.title for floor in split.floors if floor.ahead('top1') < 0]
     if better:
         sentence += f'. In top-1 accuracy it is behind {", ".join(better)}'
     return [f'{sentence}.']
 
-def _honest_sentences(split, simulated):
+def _honest_sentences(split, simulated, names):
     "The patient-wise result, the floor under it, and for how many patients it fails."
     who = 'simulated patients' if simulated else 'patients'
     top1, macro_f1, floor = split.in_words('top1'), split.in_words('macro_f1'), split.floor
     failing, patients = int((split.patients.right < .5).sum()), len(split.patients)
-    how_many = f'{failing} of {patients}' if failing < patients else f'all {failing}'
+    how_many = {0: f'none of the {patients}', patients: f'all {patients}'}.get(failing, f'{failing} of {patients}')
     return [
         f'In {who} it had never seen, the run named the rhythm rightly '
         f'in {top1} of the windows ({split.sizes}). '
-        f'With every rhythm counted equally, rare or common, its F1 was {macro_f1}.',
-        f'For comparison, always answering {floor.answer} would be right '
+        f'With every rhythm counted equally, rare or common, its F1, which joins sensitivity and precision, '
+        f'was {macro_f1}.',
+        f'For comparison, always answering {in_full(floor.answer, names)} would be right '
         f'in {floor.in_words("top1")} of them, with an F1 of {floor.in_words("macro_f1")}.',
         f'In {how_many} patients fewer than half of the windows were named rightly.']
 
-def _leaky_sentence(leaky, gap):
+def leak_sentences(
+    scored:ScoredRun, # A run
+)->list: # One sentence; none without a result on random windows
     "The result on random windows, and how far it lies from the patient-wise one."
+    leaky, gap = scored.splits.get('random'), scored.gap
+    if leaky is None:
+        return []
     difference = ''
     if gap is not None:
         points, interval = 100*gap[0], gap[1]
@@ -118,9 +125,9 @@ def _leaky_sentence(leaky, gap):
         if interval and None not in interval:
             ends = sorted(100*end if points >= 0 else -100*end for end in interval)
             difference += minus(f' ({ends[0]:.1f} to {ends[1]:.1f})')
-    return ('When other windows of the same patients were in the training, '
+    return ['When other windows of the same patients were in the training, '
             f'macro F1 was {leaky.in_words("macro_f1")}{difference}: a leaky reference, '
-            'because the patient may then be recognised instead of the rhythm.')
+            'because the patient may then be recognised instead of the rhythm.']
 
 # %% ../../nbs/report/02_text.ipynb #members-code
 def member_sentences(
@@ -134,8 +141,8 @@ def member_sentences(
     if len(names) == 1:
         return [f'One member answers: {MEMBERS[names[0]]}.']
     words = [f'{MEMBERS[name]} {weights[name]:.2f}{_range_over_folds(manifest.pool, name)}' for name in names]
-    return ['The answer is pooled from several members, weighted as validation patients decided '
-            f'(in brackets from fold to fold): {"; ".join(words)}.']
+    return ['The answer is pooled from several members, weighted as validation patients decided; a weight of 0 is not '
+            f'heard. Of the members that are kept, in brackets from fold to fold: {"; ".join(words)}.']
 
 def _range_over_folds(pool, name):
     "' (0.32–0.61)' of one member, over patient-wise folds where there are any; '' where no fold is recorded."
@@ -169,27 +176,38 @@ def findings(
     said = Findings(split=split.name)
     for label in sorted(split.evaluable, key=lambda label: -split.per_class[label]['recall']):
         recall, precision = (split.per_class[label][key] for key in ('recall', 'precision'))
-        of_windows = f'{percent(*split.in_class(label, "recall"))} of its windows'
+        is_found = f'{percent(*split.in_class(label, "recall"))} found'
         patients = counted(split.per_class[label]['patients'], 'patient')
-        of_named = f'{percent(*split.in_class(label, "precision"))} of those named so'
-        entry = f'{in_full(label, names)}: {of_windows}, {of_named}'
+        is_right = f'{percent(*split.in_class(label, "precision"))} of those named so right'
+        entry = f'{in_full(label, names)}: {is_found}, {is_right}, {patients}'
         if not recall:
             said.missed.append(f'{in_full(label, names)}: never found, in none of the windows of {patients}')
         elif recall < MISSED:
-            said.missed.append(f'{in_full(label, names)}: {of_windows} found, {patients}')
+            said.missed.append(f'{in_full(label, names)}: {is_found}, {patients}')
         elif min(recall, precision) >= FOUND:
-            said.found.append(f'{entry}, {patients}')
+            is_sure = all(_is_above(split.in_class(label, key), MISSED) for key in ('recall', 'precision'))
+            said.found.append(entry if is_sure else f'{entry}: too few to be sure')
         else:
-            said.in_part.append(f'{entry}, {patients}')
-    for label in split.not_evaluable:
-        said.missed.append(f'{in_full(label, names)}: not judged, too few patients have it')
+            said.in_part.append(entry)
+    if split.not_evaluable:
+        said.missed.append('not judged, too few patients: ' + _listed(split.not_evaluable, names))
     answers = scored.run.config.get('classes')
-    for row in scored.run.manifest.cohort:
-        if answers and row.label not in answers and row.label not in split.not_evaluable:
-            said.missed.append(f'{in_full(row.label, names)}: cannot be answered')
+    answered = {*(answers or ()), *split.not_evaluable}
+    others = [row.label for row in scored.run.manifest.cohort if row.label not in answered]
+    if answers and others:
+        said.missed.append('cannot be answered: ' + _listed(others, names))
     said.confused = _mistakes(split, table, names)
     said.questions = [*_reentry(scored.run, split, names), _ventricular(scored.run, split, table, names)]
     return said
+
+def _listed(labels, names):
+    "Rhythms by their names."
+    return ', '.join(in_full(label, names) for label in labels)
+
+def _is_above(figure, bound):
+    "Whether the whole interval of a figure lies above a bound; not where it has none."
+    _, interval = figure
+    return interval is not None and None not in interval and interval[0] > bound
 
 def _mistakes(split, table, names):
     "Which rhythm is called which other, the largest share first."
@@ -208,13 +226,14 @@ def _mistakes(split, table, names):
                        f'{percent(share, interval)}, {number} of {counted(int(total), "window")}')
     if len(found) > MOST_CONFUSED:
         others = counted(len(found) - MOST_CONFUSED, 'other mistake')
-        entries.append(f'and {others} of {CONFUSED:.0%} or more, see below')
+        entries.append(f'and {others} of {100*CONFUSED:.0f} % or more, see below')
     return entries
 
 def _interval_of_share(subjects, hits):
     "The interval of a share of windows, over patients."
     hits = np.where(hits, 'yes', 'no')
-    return intervals(pd.DataFrame({'subject': subjects, 'truth': 'yes', 'prediction': hits}), ['yes'])['top1']
+    answers = pd.DataFrame({'subject': subjects, 'truth': 'yes', 'prediction': hits})
+    return class_intervals(answers, ['yes', 'no'])['yes']['recall']
 
 def _label_of(marker, run):
     "The class to which a rhythm belongs in a run; None where the run has no such class."
@@ -238,11 +257,12 @@ def _reentry(run, split, names):
         words.append(f'of {counted(len(windows), "window")} of {truth} {(windows.prediction == other).sum()} '
                      f'are named {other}')
     sentence = question + ', '.join(words)
-    if not len(asked):
-        return [f'{sentence}. None of their windows is named one of the two.']
-    right = asked.truth == asked.prediction
-    low, high = _interval_of_share(asked.subject, right)
-    sentence += f'. Where it names one of the two, {percent(right.mean(), [low, high])} are right; a coin has 50 %.'
+    if {*asked.truth} != {*pair}:
+        return [f'{sentence}. Of {"both" if not len(asked) else "one"} no window is named one of the two.']
+    right = scores(asked.truth, asked.prediction, pair)['macro_recall']
+    low, high = intervals(asked, pair)['macro_recall']
+    sentence += (f'. Where it names one of the two, {percent(right, [low, high])} are right, as the mean of both; '
+                 'a coin has 50 %, and so has always the same answer.')
     if low is None or low <= .5:
         sentence += ' So nothing here shows that it tells them apart better than a coin.'
     return [sentence]
@@ -255,12 +275,14 @@ def _ventricular(run, split, table, names):
     if label not in split.evaluable:
         return question + 'this run could not judge it, too few patients have it.'
     patients = counted(split.per_class[label]['patients'], 'patient')
-    recall, specificity = (split.in_class(label, key) for key in ('recall', 'specificity'))
+    recall, specificity, precision = (split.in_class(label, key) for key in ('recall', 'specificity', 'precision'))
     sentence = f'{question}{percent(*recall)} of its windows in {patients} are found'
     missed = table.loc[label].drop(label)
     if missed.sum():
         worst = missed.idxmax()
         sentence += f'; of {missed.sum()} that are missed {missed[worst]} are named {in_full(worst, names)}'
+    if table[label].sum():
+        sentence += f'. Of the windows named so {percent(*precision)} have it'
     if specificity[0] is not None:
         sentence += f'. Of the windows without it {percent(*specificity)} are not named so'
     return f'{sentence}.'
@@ -497,7 +519,7 @@ def limits(
     for name, metrics in run.metrics.items():
         unscored += SplitFigures(name, metrics).not_evaluable
     if unscored:
-        rhythms = ', '.join(dict.fromkeys(unscored))
+        rhythms = _listed(dict.fromkeys(unscored), names_of(run))
         sentences.append(LIMITS['rhythms'].format(rhythms=rhythms))
     if manifest.windows.label in ('', 'marker'): # markers are the rule where none is recorded
         of_patients = manifest.database.name == 'leipzig' and not manifest.simulated
@@ -531,8 +553,7 @@ def cohort_text(
     beside = ''
     if _people(run.manifest):
         beside = f' {_people(run.manifest)} took part in training too; they are not counted here.'
-    return (f'{who}, {counted(count, "window")}{length}. '
-            f'A patient may have several rhythms, so the patients of the rows add up to more.{beside}')
+    return f'{who}, {counted(count, "window")}{length}.{beside}'
 
 def people_text(
     scored:ScoredRun, # A run

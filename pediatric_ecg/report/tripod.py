@@ -9,11 +9,13 @@ __all__ = ['tripod_words', 'tripod']
 import tomllib
 from importlib import resources
 
+from ..evaluate.plots import NAMES
 from ..evaluate.pool import ON_FEATURES, SIMULATED
 from .render import counted, in_words, percent
 from .scored import ENOUGH, ScoredRun
-from .text import (
-    cohort_text, findings, floor_sentences, flow_of_run, made_how, people_text, results_summary, title)
+from pediatric_ecg.report.text import (
+    cohort_text, findings, floor_sentences, flow_of_run, in_full, leak_sentences, made_how, names_of, people_text,
+    results_summary, title)
 
 # %% ../../nbs/report/04_tripod.ipynb #read
 def tripod_words()->dict: # 'phrases': name → text; 'items': number, topic, answer
@@ -37,6 +39,7 @@ def _values_of_data(run, phrases, made):
         'source': _joined(made, ('Database', 'Citation', 'Cite for the form'), unknown),
         'absent': absent,
         'preparation': _joined(made, ('Preprocessing', 'Windows', 'Simulated patients'), unknown),
+        'inequalities': phrases[f'inequalities_{kind}'],
         'labelled_by': phrases[f'labels_{kind}'],
         'label_rule': manifest.windows.label or 'marker',
         'grouping': manifest.windows.grouping,
@@ -48,7 +51,7 @@ def _values_of_data(run, phrases, made):
 def _values_of_methods(run, phrases, made):
     "For items 12 to 19: analysis, class imbalance, open science."
     manifest, unknown, not_recorded = run.manifest, phrases['unknown'], phrases['not_recorded']
-    model = [f'{name.lower()}: {made[name]}' for name in ('Members', 'Network', 'Training') if name in made]
+    model = [f'{name.lower()}: {made[name].rstrip(".")}' for name in ('Members', 'Network', 'Training') if name in made]
     files = ', '.join(_files(manifest.pool.get('final', {})))
     kind = 'pool' if len(manifest.pool.get('final', ())) > 1 else 'network'
     is_updated = 'temperature' in run.predictions
@@ -62,7 +65,7 @@ def _values_of_methods(run, phrases, made):
         'updating': phrases['updated' if is_updated else 'not_updated'],
         'updating_results': phrases['updating_results' if is_updated else 'no_updating_results'],
         'balance': _balance(run, phrases),
-        'licence': made.get('Licence', unknown),
+        'licence': made.get('Licence', phrases['absent_simulated'] if manifest.simulated else unknown),
         'checksum': manifest.data_sha256 or not_recorded,
         'revision': manifest.git or not_recorded,
         'folds_hash': manifest.folds_hash or not_recorded,
@@ -87,26 +90,27 @@ def _balance(run, phrases):
 # %% ../../nbs/report/04_tripod.ipynb #c009-c6277b
 def _values_of_results(scored, phrases):
     "For items 2 and 20 to 27: participants, performance, interpretation."
-    manifest, split = scored.run.manifest, scored.most_honest
+    manifest, split, names = scored.run.manifest, scored.most_honest, names_of(scored.run)
     sentences = results_summary(scored)
     rhythms = []
     for row in manifest.cohort:
         windows, patients = counted(row.windows, 'window'), counted(row.patients, 'patient')
-        rhythms.append(f'{row.label} {windows} of {patients}')
+        rhythms.append(f'{in_full(row.label, names)}: {windows} of {patients}')
     values = {
         'first_sentence': sentences[0],
         'windows_per_rhythm': '; '.join(rhythms) or phrases['unknown'],
         'people': people_text(scored).rstrip('.') or phrases['no_people'].format(unknown=phrases['unknown']),
-        'fairness': _fairness(scored, phrases), 'interpretation': ' '.join(_interpretation(scored)),
+        'fairness': _fairness(scored, phrases),'interpretation': ' '.join(_interpretation(scored)),
         'flow': _flow(scored.run), 'left_out': '', 'numbers': phrases['unknown'],
         'performance': phrases['no_split'], 'patients_apart': phrases['unknown']}
     if split is None:
         return values
     if split.not_evaluable:
-        values['left_out'] = phrases['left_out'].format(rhythms=', '.join(split.not_evaluable))
+        left_out = ', '.join(in_full(label, names) for label in split.not_evaluable)
+        values['left_out'] = phrases['left_out'].format(rhythms=left_out)
     values['numbers'] = f'{split.sizes}; seeds {in_words(manifest.seeds)}'
     top1, macro_f1 = split.in_words('top1'), split.in_words('macro_f1')
-    values['performance'] = f'{split.name}: top-1 {top1}, macro F1 {macro_f1}'
+    values['performance'] = f'{NAMES[split.name]}: top-1 {top1}, macro F1 {macro_f1}'
     shares = split.patients.right
     if len(shares):
         values['patients_apart'] = phrases['patients_apart'].format(
@@ -141,7 +145,7 @@ def _interpretation(scored):
     said = findings(scored)
     if said is None:
         return results_summary(scored)[:1]
-    return [*said.questions, *floor_sentences(scored.most_honest), results_summary(scored)[-1]]
+    return [*said.questions, *floor_sentences(scored.most_honest), *leak_sentences(scored)]
 
 def _fairness(scored, phrases):
     "The result in each group of patients that is large enough, and how many are not."

@@ -19,6 +19,7 @@ from ..figures import drawing
 from ..losses.geometry import PANELS, plot_geometry
 from .render import DASH, PERCENT, PLAIN, Picture, minus, percent
 from .scored import Probabilities, ScoredRun
+from .text import in_full, names_of
 
 # %% ../../nbs/report/03_trust.ipynb #c010-7057f2
 TABLE = {
@@ -84,14 +85,14 @@ def _chance_words(scores):
             f'{percent(chance)} by chance '
             '(more, since windows of one patient resemble each other).')
 
-def _frequency_words(predicted):
+def _frequency_words(predicted, names):
     "Which rhythm is said too often and which too rarely, by the mean probability; '' for none."
     mean = predicted.variants[predicted.final].mean(0)
     share = predicted.counts/len(predicted.labels)
     over, under = (mean - share).argmax(), (share - mean).argmax()
     if (mean - share)[over] < .005:
         return ''
-    often, rarely = predicted.classes[over], predicted.classes[under]
+    often, rarely = (in_full(predicted.classes[number], names) for number in (over, under))
     return (f'Said too readily: {often}, {percent(mean[over])} on average '
             f'where {percent(share[over])} of the windows had it; '
             f'too rarely: {rarely}, {percent(mean[under])} against {percent(share[under])}.')
@@ -106,13 +107,14 @@ def _coverage_words(predicted):
 
 def calibration_words(
     predicted:Probabilities, # Of one split
+    names:dict|None=None, # Label → plain name, as names_of gives them
 )->list: # Sentences
     "What the calibration figures mean, in plain sentences; the last one is on coverage."
     sentences = [
         _confidence_words(predicted.scores['as given']),
         _temperature_words(predicted),
         _chance_words(predicted.scores[predicted.final]),
-        _frequency_words(predicted),
+        _frequency_words(predicted, names or {}),
         _coverage_words(predicted)]
     return [sentence for sentence in sentences if sentence]
 
@@ -201,7 +203,7 @@ def geometry_words(
     means = history[history.epoch == kept].mean(numeric_only=True).dropna()
     texts = {
         'largest': 'the closest pair had a cosine of {:.2f}',
-        'minority': 'the rarer half of the rhythms {:.2f} among themselves',
+        'minority': 'the rarer half of the rhythms one of {:.2f} among themselves',
         'rank': 'the rhythms used {:.1f} directions',
         'ratio': 'scatter was {:.2f} of the distance'}
     found = [minus(text.format(means[key])) for key, text in texts.items() if key in means]
@@ -209,8 +211,9 @@ def geometry_words(
         return ''
     ideal = ''
     if {'target', 'rank_target'} <= set(means.index):
-        ideal = minus(f' (a simplex, the even spread, has {means.target:.2f} for both cosines and '
-                      f'{means.rank_target:.0f} directions)')
+        ideal = minus(f' (a simplex, the even spread of the {means.rank_target + 1:.3g} rhythms that the validation '
+                      f'windows of a fold hold, has cosines of {means.target:.2f} '
+                      f'and {means.rank_target:.3g} directions)')
     return f'At the epoch kept, in the mean of the folds, {", ".join(found)}{ideal}.'
 
 # %% ../../nbs/report/03_trust.ipynb #c030-cf3116
@@ -218,15 +221,15 @@ def calibration(
     scored:ScoredRun, # A run
 )->dict: # Split → words, variants, rows, least, undrawn
     "Words and table of the section on trust, for each split with probabilities."
-    content = {}
+    content, names = {}, names_of(scored.run)
     for split, predicted in scored.probabilities.items():
         drawn = reliability_classes(predicted)
         undrawn = []
         for label, name in enumerate(predicted.classes):
             if predicted.counts[label] and label not in drawn:
-                undrawn.append(name)
+                undrawn.append(in_full(name, names))
         content[split] = {
-            'words': calibration_words(predicted),
+            'words': calibration_words(predicted, names),
             'variants': list(predicted.variants), 'rows': calibration_rows(predicted),
             'least': LEAST, 'undrawn': ', '.join(undrawn)}
     return content
