@@ -37,6 +37,7 @@ from .nn.rhythmnet import pretrained_folder, pretrained_names
 from .report.known import Known, has_learnt, known
 from .windows._resample import ratio
 from .windows.leads import Leads, slot_mask, slot_samples, window_length
+from .windows.quality import only_noise
 from .windows.signals import Preprocess, n_out
 
 # %% ../nbs/use/00_annotate.ipynb #c009-2c4eb2
@@ -143,6 +144,8 @@ def _some_windows(leads, block, starts, recorded, length):
     "Signals and masks of the windows that begin at some outputs, and at these samples of the record."
     _, windows, flags = leads.windows(block, starts, starts + recorded, length)
     usable = ~(flags['flat'] | flags['lost'])
+    noise_alone = only_noise(windows, leads.pre.fs) | ~usable
+    usable &= ~noise_alone.all(1, keepdims=True) # one lead with a beat keeps them all
     signals, present = {}, {}
     for modality, channels in leads.slots.items():
         rows = leads.rows(channels)
@@ -293,7 +296,7 @@ def _notes(slots, usable_share, database, header, pre):
         elif absent:
             notes.append(f"{modality}: not in this record and masked: {', '.join(absent)}")
         if flat:
-            notes.append(f"{modality}: flat or missing and masked: {', '.join(flat)}")
+            notes.append(f"{modality}: flat, missing or nothing but noise, and masked: {', '.join(flat)}")
     everything = [channel for channels in slots.values() for channel in channels]
     lacking = everything.count(None)
     if lacking > len(everything)/2:
@@ -552,6 +555,7 @@ class _Reader:
             raise DataError(f'--dwell {dwell:g}: the mean duration of a rhythm in seconds must be positive')
         self.smooth, self.dwell, self.about = smooth, dwell, known(folder)
         self.threshold = self.about.threshold if threshold is None else threshold
+        self.chosen_on = self.about.chosen_on if threshold is None else '' # a limit of the user's own is from nowhere
         refuse(np.zeros(0, int), np.zeros((0, 1)), self.threshold) # raises before any work
 
     def check(self, record, header):
@@ -579,7 +583,8 @@ class _Reader:
         p, usable_share = window_probabilities(self.members, blocks)
         unusable = np.isnan(p[:, 0])
         if unusable.all():
-            raise DataError(f'{record}: no lead carries a signal; check the recording')
+            raise DataError(f'{record}: no lead carries a signal, each is flat, missing or nothing but noise; '
+                            'check the recording')
         # before smoothing, which weighs evidence by how sure it is
         p = temper(p, self.temperature)
         if self.smooth:
@@ -595,7 +600,7 @@ class _Reader:
         warnings = self.about.cautions + [learnt]*bool(learnt)
         notes = warnings + notes + _notes(slots, usable_share, self.database, header, self.pre)
         if self.threshold > 0 and (segments.rhythm == NONE).any():
-            where = f', from {self.about.chosen_on}' if self.about.chosen_on else ''
+            where = f', chosen on {self.chosen_on}' if self.chosen_on else ''
             notes.append(f'{NONE}: segments whose mean probability is below {self.threshold:.2f}{where}')
         if reference is not None and len(reference):
             notes += _agreement(segments, reference, self.classes, header.seconds)

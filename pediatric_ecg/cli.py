@@ -45,9 +45,9 @@ Out = Annotated[Path, typer.Option(
     '--out', metavar='DIR',
     help='Folder to write; an unfinished one of the same settings is continued.')]
 Seed = Annotated[int, typer.Option(
-    min=0, max=2**31 - 1, help='Seed of everything drawn by chance.')]
+    metavar='N', min=0, max=2**31 - 1, help='Seed of everything drawn by chance.')]
 Jobs = Annotated[int, typer.Option(
-    '--jobs', callback=_at_work, help='Processes at once; -1: one per core.')]
+    '--jobs', metavar='N', callback=_at_work, help='Processes at once; -1: one per core.')]
 Quick = Annotated[bool, typer.Option(
     '--quick', help='The smallest setting that exercises every stage; not for results.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print JSON instead of text.')]
@@ -79,15 +79,15 @@ def _options(
 @app.command('simulate')
 def _simulate(
     out:Annotated[Path, typer.Argument(metavar='OUT', help='Folder to write.', show_default=False)],
-    patients:Annotated[int, typer.Option(help='Patients, one record each.')]=6,
+    patients:Annotated[int, typer.Option(metavar='N', help='Patients, one record each.')]=6,
     seconds:Annotated[float, typer.Option(
-        callback=_positive, help='Length of each record, s.')]=300.,
+        metavar='S', callback=_positive, help='Length of each record, s.')]=300.,
     seed:Seed=0,
     labels:Annotated[Optional[Path], typer.Option(
-        help='annotations.csv of the Leipzig database: replay its real label sequences.',
+        metavar='FILE', help='annotations.csv of the Leipzig database: replay its real label sequences.',
         show_default=False)]=None,
     hours:Annotated[Optional[float], typer.Option(
-        callback=_positive, help='With --labels: hours of signal in all.', show_default=False)]=None,
+        metavar='H', callback=_positive, help='With --labels: hours of signal in all.', show_default=False)]=None,
     jobs:Jobs=1,
 ):
     "Write a simulated database."
@@ -150,8 +150,10 @@ class _WithNetworks(TyperCommand):
         from pediatric_ecg.experiments.pretrain import NETWORKS
         leads = {}
         for name, recipe in NETWORKS.items():
-            parts = [f'{len(slots)} leads of {modality}' for modality, slots in recipe.database.modalities.items()]
-            leads[name] = ', '.join(parts)
+            parts = []
+            for modality, slots in recipe.database.modalities.items():
+                parts.append(f'{len(slots)} lead{"s" if len(slots) > 1 else ""} of {modality}')
+            leads[name] = f'{", ".join(parts)}. {recipe.purpose}'
         with formatter.section('Networks'):
             formatter.write_dl(list(leads.items()))
 
@@ -166,23 +168,24 @@ class _WithRecipes(TyperCommand):
 MANY_EPOCHS = 100_000 # nobody trains for longer, and means it
 
 Seconds = Annotated[Optional[float], typer.Option(
-    '--seconds', callback=_positive, show_default=False,
+    '--seconds', metavar='S', callback=_positive, show_default=False,
     help="Length of a window, s; a segment that is shorter gives none. [default: the database's]")]
 Stride = Annotated[Optional[float], typer.Option(
-    '--stride', callback=_positive, show_default=False,
+    '--stride', metavar='S', callback=_positive, show_default=False,
     help='Step from window to window, s; windows overlap where it is shorter than they are, and overlapping ones '
          'stay on one side of a fold. [default: the length]')]
 Grouping = Annotated[str, typer.Option(
+    metavar='NAME',
     help="Which rhythms form a class: 'default', 'fine' or another of the database's.")]
 LabelRule = Annotated[str, typer.Option(
-    '--label',
+    '--label', metavar='NAME',
     help="Labels from the rhythm markers ('marker') or checked against the beats ('beats').")]
-Loss = Annotated[str, typer.Option(help='What is minimised, see the list of losses below.')]
+Loss = Annotated[str, typer.Option(metavar='NAME', help='What is minimised, see the list of losses below.')]
 Epochs = Annotated[Optional[int], typer.Option(
-    min=1, max=MANY_EPOCHS, show_default=False,
+    metavar='N', min=1, max=MANY_EPOCHS, show_default=False,
     help='Passes over the drawn windows. [default: 20]')]
 Repeats = Annotated[int, typer.Option(
-    min=1, max=1000, help='Repetitions of the folds, each with its own seed.')]
+    metavar='N', min=1, max=1000, help='Repetitions of the folds, each with its own seed.')]
 Simulated = Annotated[int, typer.Option(
     '--simulated', metavar='N', min=0, max=100_000,
     help='Simulated people to train on. A run gives them a network of their own and a second forest, which answer '
@@ -381,6 +384,8 @@ def _run_and_records(places, network):
         raise typer.BadParameter(f'{places[0]}: is a run; give the records to annotate after it')
     if len(places) == 1 or is_record(places[0]):
         return None, places
+    if not places[0].exists():
+        raise typer.BadParameter(f'{places[0]}: neither a run folder nor a record is there')
     if network is not None:
         raise typer.BadParameter('--network: names a network of the package; leave it out, or leave out RUN')
     return places[0], places[1:]
@@ -397,21 +402,23 @@ def _annotate(
         '--network', metavar='NAME', show_default=False,
         help='Without RUN: leipzig, ecg-12 or ecg-2. [default: the one that uses most leads of the record]')]=None,
     stride:Annotated[Optional[float], typer.Option(
-        callback=_positive, show_default=False,
+        metavar='S', callback=_positive, show_default=False,
         help='Step from window to window, s. [default: half a window]')]=None,
     smooth:Annotated[bool, typer.Option(
         '--smooth/--no-smooth', help='Let neighbouring windows agree (Viterbi).')]=True,
     dwell:Annotated[float, typer.Option(
-        callback=_positive, help='How long a rhythm lasts on average, s; a longer one smooths more.')]=10.,
+        metavar='S', callback=_positive, help='How long a rhythm lasts on average, s; a longer one smooths more.')]=10.,
     threshold:Annotated[Optional[float], typer.Option(
-        min=0, max=1, show_default=False,
-        help="Probability below which no name is given; 0: always one. [default: the run's own]")]=None,
+        metavar='P', min=0, max=1, show_default=False,
+        help='Probability below which no name is given; 0: always one. [default: the one that RUN, or the network of '
+             'the package, brings with it]')]=None,
 ):
     """Name the rhythms of records.
 
     Writes for each a WFDB annotation file (.rhy), a table (.csv), EDF+ annotations (.rhythms.edf) and a picture (.png),
     and says how often each name was right in patients whom the network had not seen.
-    The networks of the package were trained on simulated hearts and have never seen a patient."""
+    The networks of the package were trained on simulated hearts and have never seen a patient. Below a probability
+    that was chosen on simulated people they give no name; noise without any heart beat may still get one."""
     run, records = _run_and_records(places, network)
     from pediatric_ecg.annotate import annotate_all
     several, networks = len(records) > 1 or records[0].is_dir(), {}
@@ -431,7 +438,8 @@ def _explain(
     out:Annotated[Path, typer.Option(
         '--out', metavar='DIR', help='Folder for the picture and the words.')],
     at:Annotated[Optional[float], typer.Option(
-        min=0, show_default=False, help='First second of the window. [default: the one in the middle]')]=None,
+        metavar='S', min=0, show_default=False,
+        help='First second of the window. [default: the one in the middle]')]=None,
     rhythm:Annotated[Optional[str], typer.Option(
         metavar='LABEL', show_default=False, help="Why this rhythm. [default: the network's answer]")]=None,
     against:Annotated[Optional[str], typer.Option(
@@ -445,17 +453,19 @@ def _explain(
     from pediatric_ecg.explain import explain_record
     print(explain_record(run, record_of(record), out, at, rhythm, against))
 
-@app.command('pretrain', cls=_WithNetworks)
+@app.command('pretrain', cls=_WithNetworks, short_help='Make a network of the package again.')
 def _pretrain(
     name:Annotated[str, typer.Argument(
         metavar='NAME', help='Network to make, see the list of networks below.', show_default=False)],
     out:Out,
     patients:Annotated[Optional[int], typer.Option(
-        min=8, max=100_000, show_default=False, help="Simulated people. [default: the network's own]")]=None,
+        metavar='N', min=8, max=100_000, show_default=False,
+        help="Simulated people. [default: the network's own]")]=None,
     seconds:Annotated[Optional[float], typer.Option(
-        callback=_positive, show_default=False, help="Length of each of them, s. [default: the network's own]")]=None,
+        metavar='S', callback=_positive, show_default=False,
+        help="Length of each of them, s. [default: the network's own]")]=None,
     epochs:Annotated[Optional[int], typer.Option(
-        min=1, max=MANY_EPOCHS, show_default=False,
+        metavar='N', min=1, max=MANY_EPOCHS, show_default=False,
         help="Passes over the drawn windows. [default: the network's own]")]=None,
     seed:Seed=0,
     jobs:Jobs=-1,
@@ -475,7 +485,7 @@ def _experiment(
     store:Store,
     out:Out,
     recipe:Annotated[str, typer.Option(
-        help='What is varied: a name in the list of recipes below, or a JSON file.')]='paper',
+        metavar='NAME', help='What is varied: a name in the list of recipes below, or a JSON file.')]='paper',
     only:Annotated[Optional[list[str]], typer.Option(
         '--only', metavar='NAME=VALUE,…', show_default=False,
         help='Settings of the recipe with these values alone, as in loss=agcacl,ce; may be repeated.')]=None,
@@ -485,10 +495,10 @@ def _experiment(
     jobs:Jobs=-1,
     quick:Quick=False,
     epochs:Annotated[Optional[int], typer.Option(
-        min=1, max=MANY_EPOCHS, show_default=False,
+        metavar='N', min=1, max=MANY_EPOCHS, show_default=False,
         help="Passes over the drawn windows. [default: the recipe's]")]=None,
     repeats:Annotated[Optional[int], typer.Option(
-        min=1, max=1000, show_default=False,
+        metavar='N', min=1, max=1000, show_default=False,
         help="Repetitions of the folds, each with its own seed. [default: the recipe's]")]=None,
     more:More=None,
     simulated:Simulated=0,

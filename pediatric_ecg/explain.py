@@ -456,14 +456,18 @@ def explain_record(
     ensemble, config, about = Ensemble.load(run), read_config(run), known(run)
     classes, pre, database = config['classes'], config['preprocess'], config['database']
     target, other = _number_of(rhythm, classes, '--rhythm'), _number_of(against, classes, '--against')
+    if rhythm is not None and rhythm == against:
+        raise DataError(f'--rhythm {rhythm} and --against {against}: the same rhythm; name two, or leave one out')
     header, seconds = read_header(record), float(config['seconds'])
     if at is None:
         at = max(0., round((header.seconds - seconds)/2, 1))
     signals, present = window_at(record, database, pre, seconds, at)
     if not any(there.any() for there in present.values()):
         raise DataError(f'{record}: --at {at:g}: no lead carries a signal there; choose another window')
-    e = _explained_well(ensemble, signals, present, target, other)
     named, answer = _answer(ensemble, signals, present, about, config.get('temperature', 1))
+    if rhythm is None and against == named:
+        raise DataError(f'--against {against}: this is the answer itself; name another rhythm, or leave it out')
+    e = _explained_well(ensemble, signals, present, target, other)
     leads = {} # as the record calls them
     for name, channels in lead_slots(header, database).items():
         slots = zip(database.modalities[name], channels)

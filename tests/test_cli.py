@@ -1,6 +1,7 @@
 """The command line: help at once, results on stdout, a user's mistake in one line with code 2."""
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pediatric_ecg.experiments.pretrain import NETWORKS
 from pediatric_ecg.experiments.run import QUICK
 from pediatric_ecg.losses import OBJECTIVES
 from pediatric_ecg.nn.peers import PEERS
+from pediatric_ecg.report import text_table
 from pediatric_ecg.train import TrainConfig
 
 COMMANDS = ("simulate download check prepare train run evaluate report compare annotate explain reproduce experiment "
@@ -60,6 +62,15 @@ def test_every_command_has_help(call, command):
     code, out, err = call(command, "--help")
     assert code == 0 and err == ""
     assert f"pediatric-ecg {command}" in out and len(out.splitlines()) > 5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_no_type_of_a_programming_language(call, command):
+    "An option says N, S or NAME; what a value is stands in words behind it."
+    out = call(command, "--help")[1]
+    assert not re.search(r"--\w+ <", out), out
+    commands = call("--help")[1].partition("Commands:")[2]
+    assert "..." not in commands, "a sentence that does not fit"
 
 
 def test_help_lists_the_commands_and_loads_nothing_heavy():
@@ -320,6 +331,35 @@ def test_check_tells_errors_by_its_exit_code(call, records):
 
 def test_download_refuses_an_unknown_name(call, tmp_path):
     assert_mistake(call("download", "leipsig", tmp_path / "x"), "leipsig")
+
+
+def test_a_run_without_new_patients_says_so(call, tmp_path):
+    "Too few patients for patient-wise folds: the table has one column, and a sentence tells why."
+    metrics = json.loads((made_up_run(tmp_path / "run") / "metrics.json").read_text())
+    assert "No result for new patients" not in text_table(metrics)
+    alone = text_table({"random": metrics["random"]})
+    assert "No result for new patients" in alone and max(map(len, alone.splitlines())) <= 80
+
+
+def test_a_first_place_that_is_nothing(call, tmp_path):
+    "Neither a run nor a record: it may have been meant as either."
+    told = call("annotate", tmp_path / "no", tmp_path / "x001", "--out", tmp_path / "out")
+    assert_mistake(told, tmp_path / "no", "neither a run folder nor a record")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_that_needs_another_package(call, simstore, tmp_path, monkeypatch):
+    "Without deepecgkit: the line names the package, and how to go on without its networks."
+    monkeypatch.setitem(sys.modules, "deepecgkit", None)
+    monkeypatch.setitem(sys.modules, "deepecgkit.models", None)
+    line = ["experiment", simstore.path, "--out", tmp_path / "out", "--quick", "--jobs", 1]
+    assert_mistake(call(*line, "--only", "loss=ce"), "deepecgkit", "--only network=rhythmnet")
+    told = call(*line, "--only", "network=resnet")
+    assert_mistake(told, "deepecgkit")
+    assert "--only" not in told[2] and not (tmp_path / "out").exists()
+    grid = importlib.import_module("pediatric_ecg.experiments.grid")
+    monkeypatch.setattr(grid, "run_fold", raising(KeyboardInterrupt()))
+    assert call(*line, "--only", "network=rhythmnet", "--only", "loss=ce")[0] == 130, "the work begins"
 
 
 @pytest.fixture

@@ -165,13 +165,16 @@ def test_a_record_is_explained_from_the_command_line(run, simdb, tmp_path, capfd
 
 def test_bad_input_is_one_line(run, simdb, tmp_path, capfd):
     record = record_paths(simdb, LEIPZIG)[0]
+    answer = explain_record(run, record, tmp_path / "answer").explanation.target
+    answer = ["N", "AVRT", "AVNRT"][answer]
     cases = [
         ([run, record, "--at", "1e6"], "begins between 0 and"),
         ([run, record, "--at", "nan"], "--at"),
         ([run, record, "--at", "-1"], "--at"),
         ([run, record, "--rhythm", "VFL"], "--rhythm VFL: this network knows N, AVRT, AVNRT"),
         ([run, record, "--against", "VFL"], "--against VFL"),
-        ([run, record, "--rhythm", "N", "--against", "N"], "two different"),
+        ([run, record, "--rhythm", "N", "--against", "N"], "--rhythm N and --against N: the same rhythm"),
+        ([run, record, "--against", answer], f"--against {answer}: this is the answer itself"),
         ([run, tmp_path / "none"], "none.hea"),
         ([tmp_path, record], "config.json"),
     ]

@@ -16,10 +16,11 @@ from pediatric_ecg.annotate import annotate, choose_network
 from pediatric_ecg.core import DataError, PediatricECGError, digest, shared, wfdb_quiet
 from pediatric_ecg.data import read_header
 from pediatric_ecg.experiments import pretrain
-from pediatric_ecg.experiments.pretrain import NETWORKS
+from pediatric_ecg.experiments.pretrain import NETWORKS, add_threshold
 from pediatric_ecg.nn import RhythmNet, RhythmNetConfig
 from pediatric_ecg.nn.pretrained import NEVER, halved, write_pretrained
 from pediatric_ecg.nn.rhythmnet import pretrained_folder, pretrained_names
+from pediatric_ecg.report.known import known
 from pediatric_ecg.sim import stand_ins
 from pediatric_ecg.train import TrainConfig
 from pediatric_ecg.train.people import only_leads, some_leads
@@ -113,7 +114,7 @@ def test_bad_input_is_one_line(shipped, tmp_path, capfd):
         (["annotate", known, "--network", "ecg-3"], "no network 'ecg-3' comes with this package"),
         (["annotate", unknown], "none of its leads (ABP PLETH)"),
         (["annotate", shipped / "ecg-2", known, "--network", "ecg-2"], "leave out RUN"),
-        (["annotate", "a", "b", "c"], "config.json"),
+        (["annotate", "a", "b", "c"], "a: neither a run folder nor a record is there"),
         (["annotate", tmp_path / "db" / "none"], "none.hea"),
         (["pretrain", "ecg-3"], "no recipe for a network 'ecg-3'"),
         (["pretrain", "ecg-2", "--patients", "3"], "--patients"),
@@ -199,6 +200,31 @@ def test_pretrain_is_repeatable_and_resumes(tmp_path, monkeypatch):
     assert json.loads((once / "config.json").read_text())["trained_on"] == {"simulated": 24, "real": 0}
 
 
+def test_the_threshold_comes_from_people_of_another_seed(tmp_path):
+    "Chosen twice it is the same, the weights stay, and the card and the checksums follow."
+    folder = pretrain("ecg-2", tmp_path / "net", patients=24, seconds=12, config=TINY)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    config = json.loads(before["config.json"])
+    assert 16 <= config["refusal"]["people"] <= 24 and config["refusal"]["seed"] not in (0, config["made_by"]["seed"])
+    without = {name: value for name, value in config.items() if name not in ("model", "refusal")}
+    write_pretrained(RhythmNet.load(folder), folder, without, "# A card")
+    assert known(folder).chosen_on == "" and "is not on file" in " ".join(known(folder).sentences())
+    assert add_threshold(folder) == config["refusal"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("refusal", [{"threshold": 2, "people": 40}, {"threshold": 0.5}, "0.5", {
+    "threshold": float("nan"), "people": 40}])
+def test_a_damaged_threshold_is_one_line(tmp_path, refusal):
+    folder = network_folder(tmp_path, "ecg-2")
+    config = json.loads((folder / "config.json").read_text())
+    model = config.pop("model")
+    write_pretrained(RhythmNet.load(folder), folder, config | {"refusal": refusal}, "# A card")
+    assert model
+    with pytest.raises(DataError, match="config.json: refusal"):
+        known(folder)
+
+
 def test_packaging_ships_the_weights():
     "As data of the package, in the wheel and so in the source distribution."
     setup = (Path(__file__).resolve().parents[1] / "setup.py").read_text()
@@ -214,6 +240,12 @@ def test_shipped_weights(name):
     assert (folder / "model.safetensors").stat().st_size < 2_000_000
     config = json.loads((folder / "config.json").read_text())
     assert config["trained_on"]["real"] == 0 and config["made_by"]["shift"] < 0.01
+    refusal = config["refusal"]
+    assert refusal["people"] == 40 and refusal["seed"] != config["made_by"]["seed"]
+    about = known(folder)
+    assert about.threshold == refusal["threshold"] and 0.3 < about.threshold < 0.9
+    assert "the threshold was chosen on answers about 40 simulated people" in " ".join(about.sentences())
+    assert f"Below a probability of {about.threshold:.2f} it gives no name" in (folder / "model_card.md").read_text()
     assert config["modalities"] == {m: list(s) for m, s in NETWORKS[name].database.modalities.items()}
     assert "never seen a patient" in (folder / "model_card.md").read_text()
     assert RhythmNet.pretrained(name).config.n_classes == len(config["classes"])

@@ -166,8 +166,10 @@ def _that_can_be_made(recipe, store, labels):
     if missing:
         why = next(iter(missing.values()))
         if len(settings) < 2: # nothing would be left to compare
-            raise why
-        warnings.warn(f'{len(missing)} networks are left out ({", ".join(missing)}): {why}', stacklevel=4)
+            own = '; to go on without the networks of others: --only network=rhythmnet' if settings else ''
+            raise MissingPackageError(f'{why}{own}')
+        names = ', '.join(missing)
+        warnings.warn(f'left out, because their package is not installed: {names} ({why})', stacklevel=4)
     return settings, configured
 
 def _budgeted(recipe, quick, epochs, repeats, changes):
