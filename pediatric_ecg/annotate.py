@@ -683,7 +683,8 @@ def annotate_all(
 )->Iterator[Annotated]: # One by one, in the order given
     """Name the rhythms of several records; all are checked before the first is read.
 
-    Raises DataError and PediatricECGError as `annotate` does."""
+    Raises DataError and PediatricECGError as `annotate` does. A record whose samples cannot be used is left out, and
+    named in a DataError after the last of the others."""
     if run is not None and network is not None:
         raise DataError(f'network {network!r} and the run {run}: give one of them')
     out = output_folder(out, is_new=False)
@@ -697,8 +698,19 @@ def annotate_all(
             readers[folder] = _Reader(folder, stride, smooth, dwell, threshold)
         readers[folder].check(record, header)
         jobs.append((readers[folder], record))
+    failed = []
     for reader, record in jobs:
-        yield reader.annotate(record, out)
+        try:
+            found = reader.annotate(record, out)
+        except DataError as error:
+            failed.append(error)
+            continue
+        yield found
+    if failed and len(jobs) > 1:
+        raise DataError(f'{len(failed)} of {len(jobs)} records were left out, the others are annotated; '
+                        f'the first of these: {failed[0]}')
+    if failed:
+        raise failed[0]
 
 def annotate(
     run:str|Path|None=None, # Run folder: model.safetensors and config.json; left out: a network of the package

@@ -422,12 +422,14 @@ def _annotate(
     run, records = _run_and_records(places, network)
     from pediatric_ecg.annotate import annotate_all
     several, networks = len(records) > 1 or records[0].is_dir(), {}
-    for found in annotate_all(run, records, out, stride, smooth, dwell, network, threshold):
-        print(found.summary() if several else found, flush=True)
-        networks[found.about.folder] = found.about
-    if several:
-        for about in networks.values():
-            print(*about.sentences(), sep='\n')
+    try:
+        for found in annotate_all(run, records, out, stride, smooth, dwell, network, threshold):
+            print(found.summary() if several else found, flush=True)
+            networks[found.about.folder] = found.about
+    finally: # a record that is left out is named below, on stderr
+        if several:
+            for about in networks.values():
+                print(*about.sentences(), sep='\n', flush=True)
 
 @app.command('explain')
 def _explain(

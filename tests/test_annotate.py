@@ -455,6 +455,19 @@ def test_noise_alone_is_unusable_time(run, simdb, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_record_without_signal_does_not_keep_the_others_from_their_names(run, simdb, tmp_path, capfd):
+    "The flat one lies in the middle: the others are annotated, and one line says what is missing."
+    record = record_paths(simdb, LEIPZIG)[0]
+    signals, names = read_signals(record)[: 10 * 977, :2], read_header(record).leads[:2]
+    for name, part in (("r1", signals), ("r2", 0 * signals), ("r3", signals)):
+        write(tmp_path / "db", part, names, name=name)
+    assert cli.main(["annotate", str(run), str(tmp_path / "db"), "--out", str(tmp_path / "out")]) == 2
+    out, err = capfd.readouterr()
+    assert err.startswith("pediatric-ecg: error: 1 of 3 records were left out, the others are annotated") and "r2" in err
+    assert err.count("\n") == 1 and "knows 5 rhythms" in out
+    assert sorted(path.stem for path in (tmp_path / "out").glob("*.rhy")) == ["r1", "r3"]
+
+
 @pytest.mark.skipif(not (MITDB_FOLDER / "207.dat").exists(), reason="needs the recordings of mitdb")
 @pytest.mark.parametrize("name", ["106", "112", "203", "207", "208", "209", "232"])
 def test_no_window_of_a_patient_is_taken_for_noise(name, monkeypatch):
