@@ -176,7 +176,7 @@ def pretrained_card(
     labels:list, # Classes, in the order of the outputs
     metrics:dict, # Name of a set of leads → figures on simulated test people
     temperature:float, # Fitted on simulated validation people
-    refusal:dict|None=None, # As `add_threshold` gives; None where no threshold was chosen
+    refusal:dict|None=None, # As add_threshold gives; None where no threshold was chosen
 )->str: # Markdown
     "The model card of a network that was trained on simulated people only."
     database = recipe.database
@@ -255,7 +255,7 @@ MOST_OTHERS = 40 # people on whom the threshold is chosen, where as many were tr
 OTHER_SEED = 1_000_000_007 # from the seed of a network to that of these people
 
 def add_threshold(
-    folder:str|Path, # Of a network of simulated people, as `pretrain` writes it
+    folder:str|Path, # Of a network of simulated people, as pretrain writes it
     n_jobs:int=1, # Processes at once
     progress:bool=False, # Show bars
 )->dict: # 'threshold', 'people', 'windows', 'seconds', 'seed', as they stand in config.json under 'refusal'
