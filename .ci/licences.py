@@ -33,16 +33,25 @@ def requirements(lines):
             yield requirement.name
 
 
+def plain(name):
+    "A name as package indexes compare it."
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def needed():
-    "Name → metadata of every package that this one needs, directly or not."
+    """Name → metadata of every package that this one needs, directly or not.
+
+    Of those that `constraints.txt` pins: NVIDIA's libraries, which some builds of PyTorch bring, are not in it."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {plain(line.split("==")[0]) for line in lines if "==" in line}
     settings = ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini", encoding="utf-8")
     waiting = list(requirements(settings["DEFAULT"]["requirements"].split()))
     found = {}
     while waiting:
-        distribution = importlib.metadata.distribution(waiting.pop())
-        name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
-        if name not in found:
+        name = plain(waiting.pop())
+        if name in pinned and name not in found:
+            distribution = importlib.metadata.distribution(name)
             found[name] = distribution.metadata
             waiting += requirements(distribution.requires or ())
     return dict(sorted(found.items()))
