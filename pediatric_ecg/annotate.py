@@ -706,11 +706,10 @@ def annotate_all(
             failed.append(error)
             continue
         yield found
-    if failed and len(jobs) > 1:
-        raise DataError(f'{len(failed)} of {len(jobs)} records were left out, the others are annotated; '
-                        f'the first of these: {failed[0]}')
     if failed:
-        raise failed[0]
+        others = (f'{len(failed)} of {len(jobs)} records were left out, the others are annotated; '
+                  'the first of these: ') if len(jobs) > 1 else ''
+        raise DataError(f'{others}{failed[0]}')
 
 def annotate(
     run:str|Path|None=None, # Run folder: model.safetensors and config.json; left out: a network of the package

@@ -509,7 +509,7 @@ def _experiment(
 
     Losses, networks, splits and seeds; resumes after an interruption and ends in one CSV.
     Networks whose package is not installed are left out, and named."""
-    from pediatric_ecg.experiments.grid import experiment
+    from pediatric_ecg.experiments.grid import experiment, results_text
     from pediatric_ecg.surroundings import output_folder
     wanted = {}
     for text in only or []:
@@ -517,9 +517,10 @@ def _experiment(
         if not equals or not name:
             raise typer.BadParameter(f'--only {text}: write NAME=VALUE, as in loss=agcacl,ce')
         wanted.setdefault(name, []).extend(_value(value) for value in values.split(','))
-    print(experiment(
+    results = experiment(
         store, output_folder(out), recipe=recipe, n_jobs=jobs, quick=quick, progress=True, epochs=epochs,
-        repeats=repeats, simulated=simulated, only=wanted, splits=tuple(split or ()), changes=_changes(more)))
+        repeats=repeats, simulated=simulated, only=wanted, splits=tuple(split or ()), changes=_changes(more))
+    print(f'{results_text(results)}\n\nTables: {results} and {results.with_name("comparisons.csv")}')
 
 # %% ../nbs/use/02_cli.ipynb #reproduce-code
 @app.command('reproduce')

@@ -67,14 +67,6 @@ def test_lines_are_seen_on_white():
     assert pale == []
 
 
-def test_no_page_takes_the_colours_of_matplotlib():
-    "Its blue and purple, and its red and green, look alike to many readers."
-    pages = (Path(__file__).resolve().parent.parent / "nbs").rglob("*.ipynb")
-    for page in pages:
-        for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]:
-            assert cell["cell_type"] != "code" or "'tab:" not in "".join(cell["source"]), page
-
-
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("pair", [tuple(COLOURS.values()), (FOR_IT, AGAINST_IT), (RECORDED, SIMULATED)])
 def test_opposites_are_far_apart(vision, pair):

@@ -137,12 +137,16 @@ def test_the_default_recipe_runs_without_peers_and_names_them(simstore, tmp_path
     assert set(pd.read_csv(tmp_path / "g/results.csv").floor) == {"majority", "rr"}
 
 
-def test_a_part_of_a_recipe(simstore, tmp_path):
+def test_a_part_of_a_recipe(simstore, tmp_path, capsys):
     out = tmp_path / "g"
     assert main(["experiment", str(simstore.path), "--out", str(out), "--only", "floor=majority,rr", "--split",
                  "patient", "--repeats", "1", "--jobs", "1"]) == 0
     results = pd.read_csv(out / "results.csv")
     assert set(results.floor) == {"majority", "rr"} and set(results.split) == {"patient"}
+    printed = capsys.readouterr().out
+    assert "95 % intervals" in printed and str(out / "comparisons.csv") in printed
+    for floor, macro_f1 in zip(results.floor, results.macro_f1):
+        assert re.search(rf"{floor} +patient .* {100 * macro_f1:.1f} \(", printed)
 
 
 def test_a_recipe_of_a_file(simstore, tmp_path):

@@ -213,6 +213,12 @@ def test_no_page_shows_a_warning(notebook):
         assert shown == [], notebook
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_no_page_takes_the_colours_of_matplotlib(notebook):
+    "Its blue and purple, and its red and green, look alike to many readers."
+    assert [source for source in code_cells(notebook) if "'tab:" in source] == []
+
+
 def test_percentages_stand_apart_from_their_sign():
     "`87 %` in every sentence of the package: the format `:.0%` would print `87%`."
     tight = [f"{file.name}: {line.strip()[:60]}" for file in sorted((ROOT / "pediatric_ecg").rglob("*.py"))

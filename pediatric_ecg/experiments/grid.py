@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ADULT', 'LOCK', 'SHARE', 'COMPARED', 'GEOMETRY', 'folder_name', 'children', 'folds_of', 'experiment', 'claim_folder',
-           'load_predictions', 'tabulate_results', 'tabulate_comparisons', 'format_results', 'window_grid']
+           'load_predictions', 'tabulate_results', 'tabulate_comparisons', 'format_results', 'results_text',
+           'window_grid']
 
 # %% ../../nbs/experiments/04_grid.ipynb #c003-f81bb2
 import itertools
@@ -363,6 +364,16 @@ def format_results(
         shown[name.replace('_', ' ')] = texts
     notes = {'rhythms': 'classes', 'patients': 'patients', 'repeats': 'repeats'} # older tables have no repeats
     return shown.assign(**{note: table[column] for note, column in notes.items() if column in table})
+
+def results_text(
+    results:str|Path, # results.csv, as `experiment` makes it
+)->str:
+    "Top-1 and macro-F1 of each setting and split, for reading; those of disturbed windows are in the file alone."
+    table = pd.read_csv(results)
+    shown = format_results(table[table.condition == 'clean'], ('top1', 'macro_f1'))
+    return (f'{shown.to_string(index=False)}\n\n'
+            'Figures in percent; in brackets 95 % intervals over patients. Windows of one patient are on both sides\n'
+            'of a random split: only the others say how it is with new patients.')
 
 # %% ../../nbs/experiments/04_grid.ipynb #c030-e5ec9f
 def window_grid(
