@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOBODY_NEW', 'FOUND', 'CONFUSED', 'MISSED', 'MOST_CONFUSED', 'LIMITS', 'LEIPZIG_LABELS', 'rhythm_name', 'names_of',
-           'in_full', 'results_summary', 'floor_sentences', 'leak_sentences', 'member_sentences', 'Findings',
-           'findings', 'text_table', 'filters', 'made_how', 'limits', 'title', 'cohort_text', 'people_text',
+           'in_full', 'results_summary', 'floor_sentences', 'ahead_alone', 'leak_sentences', 'member_sentences',
+           'Findings', 'findings', 'text_table', 'filters', 'made_how', 'limits', 'title', 'cohort_text', 'people_text',
            'flow_of_run']
 
 # %% ../../nbs/report/02_text.ipynb #c003-fee331
@@ -67,7 +67,7 @@ def results_summary(
         sentences.append(NOBODY_NEW)
     else:
         sentences += _honest_sentences(honest, scored.run.manifest.simulated, names_of(scored.run))
-        sentences += floor_sentences(honest)
+        sentences += floor_sentences(honest) + ahead_alone(honest)
     sentences += leak_sentences(scored)
     if honest is None and leaky is not None:
         sentences += floor_sentences(leaky)
@@ -98,6 +98,20 @@ def floor_sentences(
     if better:
         sentence += f'. In top-1 accuracy it is behind {", ".join(better)}'
     return [f'{sentence}.']
+
+def ahead_alone(
+    split:SplitFigures, # One of the two
+)->list: # At most one sentence
+    "Members that would have answered as well alone, or better: answering together is no gain over them."
+    level = [member for member in split.members if member.ahead('macro_f1') <= 0]
+    if not level:
+        return []
+    words = []
+    for member in level:
+        difference = member.ahead_in_words('macro_f1')
+        words.append(f'{member.title} {member.in_words("macro_f1")} (all together minus it: {difference})')
+    where = _WHERE.get(split.name, split.name)
+    return [f'{where} a member alone has a macro F1 as high as all together, or higher: {"; ".join(words)}.']
 
 def _honest_sentences(split, simulated, names):
     "The patient-wise result, the floor under it, and for how many patients it fails."
@@ -456,7 +470,8 @@ def _splits(protocol):
     repeats = counted(protocol.repeats, 'repeat')
     return (f'{protocol.folds} folds, {repeats}, of random windows and of patients; '
             f'not evaluable below {protocol.min_patients} patients; '
-            'intervals over patients, linearised, with Student’s t')
+            '95 % intervals over patients: of scores linearised, with Student’s t; of calibration by drawing patients, '
+            'whose coverage was not counted')
 
 def _machine(manifest):
     "What computed; '' where it is not recorded."

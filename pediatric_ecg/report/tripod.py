@@ -13,9 +13,9 @@ from ..evaluate.plots import NAMES
 from ..evaluate.pool import ON_FEATURES, SIMULATED
 from .render import counted, in_words, percent
 from .scored import ENOUGH, ScoredRun
-from pediatric_ecg.report.text import (
-    cohort_text, findings, floor_sentences, flow_of_run, in_full, leak_sentences, made_how, names_of, people_text,
-    results_summary, title)
+from .text import (
+    ahead_alone, cohort_text, findings, floor_sentences, flow_of_run, in_full, leak_sentences, made_how, names_of,
+    people_text, results_summary, title)
 
 # %% ../../nbs/report/04_tripod.ipynb #read
 def tripod_words()->dict: # 'phrases': name → text; 'items': number, topic, answer
@@ -145,7 +145,8 @@ def _interpretation(scored):
     said = findings(scored)
     if said is None:
         return results_summary(scored)[:1]
-    return [*said.questions, *floor_sentences(scored.most_honest), *leak_sentences(scored)]
+    honest = scored.most_honest
+    return [*said.questions, *floor_sentences(honest), *ahead_alone(honest), *leak_sentences(scored)]
 
 def _fairness(scored, phrases):
     "The result in each group of patients that is large enough, and how many are not."

@@ -24,7 +24,7 @@ class Event(NamedTuple):
     "Something that happens in the heart, or in its record, at one moment."
     time: float # s from the start of the record
     # 'A', 'H', 'V': atria, His bundle or ventricles activate; 'SA', 'SV': a stimulus there;
-    # 'f', 'F': a wave of fibrillation or flutter; 'note'; 'noise'
+    # 'f', 'F', 'v': a wave of atrial fibrillation, of flutter, of ventricular fibrillation; 'note'; 'noise'
     what: str
     origin: tuple = () # where the activation starts: ((site, delay in s), …)
     cycle: float = .8 # s since the last activation of that chamber: sets repolarisation

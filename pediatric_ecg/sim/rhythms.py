@@ -281,7 +281,7 @@ def fibrillate(
     """Wavelets wander over the atria, about six of them per second in each.
 
     The left atrium is the faster one (Lazar et al., Circulation 2004), and each has its own clock. A path is
-    walked several times before the wavelet finds another one, so the waves are alike for a second or so."""
+    walked several times before the wavelet finds another one, so the waves are alike for half a second or so."""
     _begin_waves(heart)
     for atrium, (slower, spread) in enumerate(((1., .11), (1.06, .2))):
         time, path = heart.wavelets[atrium]

@@ -127,7 +127,7 @@ def random_folds(
     rows:np.ndarray|None=None, # Positions or mask of the windows that take part; all by default
     repeats:int=1, # Repetitions with other folds
 )->list[Fold]: # repeats × n_folds of them
-    """Windows at random, stratified by label: the leaky reference, with every patient on every side.
+    """Windows at random, stratified by label: the leaky reference, with most patients on every side.
 
     Windows that overlap stay on one side: blocks of them are dealt, and a window of train or validation that reaches
     into another side is left out."""
