@@ -18,7 +18,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 from sklearn.metrics import f1_score
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -133,7 +132,7 @@ class TrainState:
 
     @classmethod
     def begin(cls,
-        fabric:Fabric,
+        fabric, # of make_fabric
         model:nn.Module,
         objective:nn.Module,
         config:TrainConfig,
@@ -243,7 +242,7 @@ def _shift(plan, prior, config, alone=False, device='cpu')->torch.Tensor|None:
 
 def train_epoch(
     state:TrainState,
-    fabric:Fabric,
+    fabric, # of make_fabric
     store:Windows,
     plan:Plan,
     config:TrainConfig,
@@ -344,7 +343,7 @@ _NOT_CHOSEN = (-1., -1e9)
 
 def _run_epochs(
     state:TrainState,
-    fabric:Fabric,
+    fabric, # of make_fabric
     store:Windows,
     plan:Plan,
     config:TrainConfig,

@@ -8,7 +8,6 @@ __all__ = ['make_fabric', 'Resident', 'tensors', 'size_of', 'on_device']
 # %% ../../nbs/train/04_resident.ipynb #c003-0c0813
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from ..core import PediatricECGError
 from ..windows.store import Windows
@@ -17,8 +16,9 @@ from ..windows.store import Windows
 def make_fabric(
     accelerator:str, # 'cpu', 'cuda', 'auto'
     precision:str,   # Fabric's names: '32-true', 'bf16-mixed'
-)->Fabric:
+)->'Fabric': # noqa: F821 of lightning_fabric
     "Fabric for one device. Raises PediatricECGError for an accelerator or a precision that is not there."
+    from lightning_fabric import Fabric # takes a second, and only a training needs it
     try:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
     except (RuntimeError, ValueError) as e:
