@@ -1,14 +1,12 @@
-"""Reading time and run time of the pages: `python .ci/pages.py [NOTEBOOK ...]` updates nbs/results/pages.csv.
+"""Reading time and run time of the pages: `make test-notebooks | tee LOG`, then `python .ci/pages.py LOG`.
 
-Reading time is the words of the text over 200 per minute, text that a cell prints as Markdown included. Run time is
-the processor time of `nbdev_test` of one notebook, so that other work on the machine does not count; slow cells are
-left out, as in `make test`. Words are counted for every page; the run time is measured for the notebooks that are named
-(`all`: for every one), and all others keep what was measured before."""
+Updates nbs/results/pages.csv. Reading time is the words of the text over 200 per minute, text that a cell prints as
+Markdown included. Run time is what `nbdev_test --timing` says of a notebook: the seconds of its cells, two notebooks at
+a time. Slow cells are left out, and libraries are loaded once for many notebooks. Words are counted for every page; a
+page that LOG does not name keeps the run time that it has. Without LOG the words are counted alone."""
 import csv
 import json
-import os
-import resource
-import subprocess
+import re
 import sys
 from pathlib import Path
 
@@ -29,41 +27,25 @@ def describe(notebook):
     return title, sum(len(text.split()) for text in texts)
 
 
-def processor_seconds():
-    "Of all processes that this one has waited for."
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def measure(notebook):
-    "Processor time of the notebook's inline tests, s; '' where they fail."
-    before = processor_seconds()
-    command = ['nbdev_test', '--path', str(notebook), '--n_workers', '1']
-    quiet = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg'}
-    done = subprocess.run(command, cwd=ROOT, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return round(processor_seconds() - before) if done.returncode == 0 else ''
+def measured(log):
+    "Name of each notebook that a log of `nbdev_test --timing` tells the time of, and its seconds."
+    return dict(re.findall(r'^(\S+\.ipynb): (\d+) secs$', log, re.M))
 
 
 def main():
-    "Count the words of every page, measure those that are wanted, write the table after each."
+    "Count the words of every page, take over the run times of the log, and write the table."
     notebooks = (ROOT/'nbs').rglob('*.ipynb')
     pages = sorted(path for path in notebooks if not {'.ipynb_checkpoints', '_proc'} & set(path.parts))
-    wanted = pages if sys.argv[1:] == ['all'] else [Path(name).resolve() for name in sys.argv[1:]]
-    known = {}
-    if FILE.exists():
-        with FILE.open(encoding='utf-8', newline='') as stream:
-            known = {row['page']: row['seconds'] for row in csv.DictReader(stream)}
-    for number, notebook in enumerate([None, *wanted]):
-        if notebook is not None:
-            name = notebook.relative_to(ROOT/'nbs').as_posix()
-            known[name] = measure(notebook)
-            print(f'{number}/{len(wanted)} {name}: {known[name] or "failed"}', flush=True)
-        with FILE.open('w', encoding='utf-8', newline='') as stream:
-            table = csv.writer(stream, lineterminator='\n')
-            table.writerow(COLUMNS)
-            for page in pages:
-                name = page.relative_to(ROOT/'nbs').as_posix()
-                table.writerow([name, *describe(page), known.get(name, '')])
+    with FILE.open(encoding='utf-8', newline='') as stream:
+        known = {row['page']: row['seconds'] for row in csv.DictReader(stream)}
+    times = measured(Path(sys.argv[1]).read_text(encoding='utf-8')) if sys.argv[1:] else {}
+    with FILE.open('w', encoding='utf-8', newline='') as stream:
+        table = csv.writer(stream, lineterminator='\n')
+        table.writerow(COLUMNS)
+        for page in pages:
+            name = page.relative_to(ROOT/'nbs').as_posix()
+            table.writerow([name, *describe(page), times.get(page.name, known.get(name, ''))])
+    print(f'{len(pages)} pages, run time of {len(times)} new')
 
 
 if __name__ == '__main__':
