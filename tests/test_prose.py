@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from pediatric_ecg.evaluate import compare, holm, scores
+from pediatric_ecg.evaluate.floors import ALONE
 from pediatric_ecg.evaluate.scores import intervals
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -258,6 +259,20 @@ def test_the_first_page_gives_the_saved_runs(name):
         for key in ("top1", "macro_f1"):
             low, high = (100 * edge for edge in figures["ci95"][key])
             assert f"{100 * figures[key]:.1f} % ({low:.1f}–{high:.1f})" in page, (name, split, key)
+
+
+def test_the_first_page_names_the_members_that_are_as_good_alone():
+    "Those whose difference to all members together may be zero on new patients of mitdb, each with its figures."
+    page = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    floors = json.loads((RESULTS / "runs" / "mitdb" / "metrics.json").read_text())["patient"]["floors"]
+    [words] = re.findall(r"\*\*Three members alone cannot be told (.*?\)\.) ", page + " ")
+    unclear = {name: floors[name] for name in ALONE if floors[name]["difference"]["macro_f1"]["ci95"][0] <= 0}
+    assert len(unclear) == 3
+    for figures in unclear.values():
+        difference = figures["difference"]["macro_f1"]
+        low, high = difference["ci95"]
+        shown = f"{100 * difference['difference']:+.1f}, {100 * low:+.1f} to {100 * high:+.1f}".replace("-", "−")
+        assert f"{100 * figures['macro_f1']:.1f} %" in words and shown in words, shown
 
 
 def test_the_first_page_gives_the_study_on_simulated_people():

@@ -23,7 +23,7 @@ from pediatric_ecg.report import build_report, text_table
 from pediatric_ecg.report.page import SECTIONS
 from pediatric_ecg.report.render import environment, percent, render
 from pediatric_ecg.report.scored import ScoredRun, SplitFigures
-from pediatric_ecg.report.text import findings, floor_sentences, results_summary
+from pediatric_ecg.report.text import ahead_alone, findings, floor_sentences, results_summary
 from pediatric_ecg.report.tripod import tripod, tripod_words
 from pediatric_ecg.report.trust import trust_section
 
@@ -509,6 +509,16 @@ def test_the_floor_whose_interval_holds_zero_is_named():
     [sentence] = floor_sentences(_split_with_floors(("majority", 0.1, 0.3, -0.1), ("forest", 0.4, 0.1, 0.02)))
     assert "but against always the most common rhythm the interval" in sentence
     assert "+10.0 points (2.0 to 30.0) of macro F1 against the best of them, random forest" in sentence
+
+
+def test_members_that_are_as_good_alone_are_named():
+    "A member that has as much alone, or more, stands in the words; one that has less does not."
+    split = _split_with_floors(
+        ("forest", 0.5, -0.1, -0.2), ("network", 0.3, 0.1, -0.1), ("forest_simulated", 0.45, -0.05, -0.2))
+    [sentence] = ahead_alone(split)
+    assert "forest with simulated people 45.0 % (all together minus it: −5.0 points (−20.0 to 30.0))" in sentence
+    assert "network" not in sentence and "random forest" not in sentence  # a floor has a sentence of its own
+    assert ahead_alone(_split_with_floors(("network", 0.3, 0.1, -0.1))) == []
 
 
 def test_the_floor_of_one_answer_has_one_interval(made_up):
