@@ -189,8 +189,8 @@ Repeats = Annotated[int, typer.Option(
 Simulated = Annotated[int, typer.Option(
     '--simulated', metavar='N', min=0, max=100_000,
     help='Simulated people to train on. A run gives them a network of their own, a second forest and a second logistic '
-         "regression, which answer beside the patients' network; a grid trains on both together. No figure counts them. "
-         'Kept in OUT.simulated.')]
+         "regression, which answer beside the patients' network; a grid trains on both together. No figure counts "
+         'them. Kept in OUT.simulated.')]
 More = Annotated[Optional[list[str]], typer.Option(
     '--set', metavar='NAME=VALUE', show_default=False,
     help='Any other setting of TrainConfig, as in model.norm=group or lr=0.001; may be repeated.')]
