@@ -374,7 +374,7 @@ def draw_cross(
             'this network has no cross-attention to draw (fusion, or a single modality)')
     modalities = list(e.cross)
     fig = Figure(figsize=(3.3*len(modalities), 3.1), layout='constrained', facecolor='white')
-    end = 2*e.seconds[-1] - e.seconds[-2] if len(e.seconds) > 1 else 1 # s
+    end = e.seconds[-1] + e.seconds[0] # s; the first token begins at 0, its centre is half of it
     for ax, modality in zip(np.atleast_1d(fig.subplots(1, len(modalities))), modalities):
         name = MODALITIES.get(modality, modality)
         others = [MODALITIES.get(other, other) for other in modalities if other != modality]
