@@ -292,7 +292,7 @@ class Faults:
             shutil.rmtree(out)  # it was finished: a second call would be refused
             return
         ended = call(self.command(out))
-        if ended.code:
+        if ended.code and "exists already" not in ended.error:  # what has its name is finished
             self.note(what, f"the next call ends with {ended.code}: {ended.error[-300:]}")
         else:
             others = differing(self.expected, content(out))

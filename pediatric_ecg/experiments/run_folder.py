@@ -49,30 +49,37 @@ def unfinished_run(
 
     Raises DataError when OUT exists, when `OUT.partial` belongs to other settings, or when another process
     is writing it."""
-    out = output_folder(out)
-    _refuse_existing(out)
+    out, text = output_folder(out), json.dumps(settings, indent=1, sort_keys=True, default=str)
+    _refuse_existing(out, text)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with locked(out.with_name(f'.{out.name}.lock'), out), replacing(out, keep=True) as work:
-        _refuse_existing(out) # another process may have just finished it
-        _claim(work, settings)
-        try:
-            yield work
-        except BaseException:
-            # a mistake that shows before any work is done must not stand in the way of the next try
-            if {path.name for path in work.rglob('*') if path.is_file()} <= WITHOUT_WORK:
-                shutil.rmtree(work)
-            raise
-        for name in OF_UNFINISHED_RUNS:
-            (work/name).unlink(missing_ok=True)
+    with locked(out.with_name(f'.{out.name}.lock'), out):
+        with replacing(out, keep=True) as work:
+            _refuse_existing(out, text) # another process may have just finished it
+            _claim(work, text)
+            try:
+                yield work
+            except BaseException:
+                # a mistake that shows before any work is done must not stand in the way of the next try
+                if {path.name for path in work.rglob('*') if path.is_file()} <= WITHOUT_WORK:
+                    shutil.rmtree(work)
+                raise
+        _tidy(out) # not before it has its name: without its settings nobody could go on with it
 
-def _refuse_existing(out):
+def _tidy(out):
+    "Remove what a finished run does not keep."
+    for name in OF_UNFINISHED_RUNS:
+        (out/name).unlink(missing_ok=True)
+
+def _refuse_existing(out, text):
     "Raises DataError where the folder to make is there and holds something."
+    settings = out/SETTINGS
+    if settings.is_file() and settings.read_bytes() == f'{text}\n'.encode(): # of this run, killed at its end
+        _tidy(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f'{out}: exists already; choose another --out, or remove it')
 
-def _claim(work, settings):
+def _claim(work, text):
     "Write the settings into the folder of an unfinished run, or check that its work was done with them."
-    text = json.dumps(settings, indent=1, sort_keys=True, default=str)
     if work.exists() and any(path.name != f'{SETTINGS}.partial' for path in work.iterdir()): # else killed at once
         old, new = _read_json(work/SETTINGS), json.loads(text)
         differing = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
