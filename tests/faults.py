@@ -264,6 +264,11 @@ class Material:
         os.waitpid(self.server, 0)
 
 
+def without_locks(files):
+    "What a killed process may leave, and the next call takes away, is left out."
+    return {name: found for name, found in files.items() if not name.endswith(".lock")}
+
+
 class Faults:
     "One command, what it gives when nothing happens, and what is done to it."
 
@@ -287,15 +292,15 @@ class Faults:
 
     def goes_on(self, out, what):
         "The same command ends well, and leaves what it would have left had nothing happened."
-        left = {name: found for name, found in content(out).items() if not name.endswith(".lock")}
-        if left == {name: found for name, found in self.expected.items() if not name.endswith(".lock")}:
+        if not differing(without_locks(self.expected), without_locks(content(out))):
             shutil.rmtree(out)  # it was finished: a second call would be refused
             return
         ended = call(self.command(out))
         if ended.code and "exists already" not in ended.error:  # what has its name is finished
             self.note(what, f"the next call ends with {ended.code}: {ended.error[-300:]}")
         else:
-            others = differing(self.expected, content(out))
+            found = content(out) if not ended.code else without_locks(content(out))  # refused before it took the lock
+            others = differing(self.expected, found)
             if others:
                 self.note(what, f"other files: {', '.join(others[:6])}")
         shutil.rmtree(out)
