@@ -16,7 +16,7 @@ from ..windows.store import Windows
 def make_fabric(
     accelerator:str, # 'cpu', 'cuda', 'auto'
     precision:str,   # Fabric's names: '32-true', 'bf16-mixed'
-)->'Fabric': # noqa: F821 of lightning_fabric
+): # lightning_fabric.Fabric
     "Fabric for one device. Raises PediatricECGError for an accelerator or a precision that is not there."
     from lightning_fabric import Fabric # takes a second, and only a training needs it
     try:
