@@ -366,7 +366,7 @@ def format_results(
     return shown.assign(**{note: table[column] for note, column in notes.items() if column in table})
 
 def results_text(
-    results:str|Path, # results.csv, as `experiment` makes it
+    results:str|Path, # results.csv of a grid
 )->str:
     "Top-1 and macro-F1 of each setting and split, for reading; those of disturbed windows are in the file alone."
     table = pd.read_csv(results)
