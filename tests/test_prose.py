@@ -1,5 +1,4 @@
 """What the pages of results say in words is what the saved results say in numbers."""
-import ast
 import json
 import re
 from pathlib import Path
@@ -403,23 +402,6 @@ def test_more_than_half_of_the_exercises_of_the_course_are_cells_to_run():
         assert 2 * sum(to_run) >= len(to_run), page
     every = sum(counts.values(), [])
     assert 2 * sum(every) > len(every)
-
-
-def test_what_a_cell_says_is_shown():
-    "A text or a table is shown only if it is the last line of its cell; an `assert` after it would hide it."
-    hidden = []
-    for page in PAGES:
-        if page.suffix != ".ipynb":
-            continue
-        for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]:
-            lines = "".join(cell["source"]).splitlines()
-            if cell["cell_type"] != "code" or not any(re.match(r"(Markdown|Image|SVG)\(", line) for line in lines):
-                continue
-            body = ast.parse("\n".join("" if re.match(r"\s*[%!]", line) else line for line in lines)).body
-            calls = [node for node in body[:-1] if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
-            hidden += [(page.name, cell["id"]) for node in calls
-                       if getattr(node.value.func, "id", "") in ("Markdown", "Image", "SVG")]
-    assert hidden == []
 
 
 def test_links_to_the_glossary_lead_to_one_of_its_sections():

@@ -24,7 +24,7 @@ from ..experiments.run_folder import SPLITS, RunFolder
 from .render import DASH, Picture, counted, minus, percent, render, stylesheet
 from .scored import ENOUGH, ScoredRun
 from .text import (
-    ahead_alone, cohort_text, findings, floor_sentences, flow_of_run, in_full, limits, made_how, names_of, people_text,
+    cohort_text, findings, floor_sentences, flow_of_run, in_full, limits, made_how, names_of, people_text,
     results_summary, rhythm_name, title)
 from .tripod import tripod
 from .trust import calibration, geometry_section, has_geometry, trust_section
@@ -54,7 +54,7 @@ def results_section(
     "The two results side by side."
     splits = scored.splits
     unscored = [name for name in reversed(SPLITS) if name in scored.run.metrics and name not in splits]
-    floor_words = {name: floor_sentences(split) + ahead_alone(split) for name, split in splits.items()}
+    floor_words = {name: floor_sentences(split) for name, split in splits.items()}
     if splits:
         floor_words[scored.most_honest.name] = [] # the head of the page says it
     return {'splits': list(splits.values()), 'explain': EXPLAIN, 'unscored': unscored,

@@ -67,7 +67,7 @@ def results_summary(
         sentences.append(NOBODY_NEW)
     else:
         sentences += _honest_sentences(honest, scored.run.manifest.simulated, names_of(scored.run))
-        sentences += floor_sentences(honest) + ahead_alone(honest)
+        sentences += floor_sentences(honest)
     sentences += leak_sentences(scored)
     if honest is None and leaky is not None:
         sentences += floor_sentences(leaky)
@@ -77,10 +77,10 @@ _WHERE = {'patient': 'On new patients', 'random': 'On random windows'}
 
 def floor_sentences(
     split:SplitFigures, # One of the two
-)->list: # At most one sentence
-    "Whether the run is ahead of every floor that was asked for the same windows."
+)->list: # Sentences
+    "Whether the run is ahead of every floor that was asked for the same windows, and of its members alone."
     if not split.floors:
-        return []
+        return ahead_alone(split)
     best = max(split.floors, key=lambda floor: floor.metrics['macro_f1'])
     where = _WHERE.get(split.name, split.name)
     difference = (f'{best.ahead_in_words("macro_f1")} of macro F1 against the best of them, {best.title}, '
@@ -97,7 +97,7 @@ def floor_sentences(
     better = [floor.title for floor in split.floors if floor.ahead('top1') < 0]
     if better:
         sentence += f'. In top-1 accuracy it is behind {", ".join(better)}'
-    return [f'{sentence}.']
+    return [f'{sentence}.', *ahead_alone(split)]
 
 def ahead_alone(
     split:SplitFigures, # One of the two

@@ -14,7 +14,7 @@ from ..evaluate.pool import ON_FEATURES, SIMULATED
 from .render import counted, in_words, percent
 from .scored import ENOUGH, ScoredRun
 from .text import (
-    ahead_alone, cohort_text, findings, floor_sentences, flow_of_run, in_full, leak_sentences, made_how, names_of,
+    cohort_text, findings, floor_sentences, flow_of_run, in_full, leak_sentences, made_how, names_of,
     people_text, results_summary, title)
 
 # %% ../../nbs/report/04_tripod.ipynb #read
@@ -100,7 +100,7 @@ def _values_of_results(scored, phrases):
         'first_sentence': sentences[0],
         'windows_per_rhythm': '; '.join(rhythms) or phrases['unknown'],
         'people': people_text(scored).rstrip('.') or phrases['no_people'].format(unknown=phrases['unknown']),
-        'fairness': _fairness(scored, phrases),'interpretation': ' '.join(_interpretation(scored)),
+        'fairness': _fairness(scored, phrases), 'interpretation': ' '.join(_interpretation(scored)),
         'flow': _flow(scored.run), 'left_out': '', 'numbers': phrases['unknown'],
         'performance': phrases['no_split'], 'patients_apart': phrases['unknown']}
     if split is None:
@@ -145,8 +145,7 @@ def _interpretation(scored):
     said = findings(scored)
     if said is None:
         return results_summary(scored)[:1]
-    honest = scored.most_honest
-    return [*said.questions, *floor_sentences(honest), *ahead_alone(honest), *leak_sentences(scored)]
+    return [*said.questions, *floor_sentences(scored.most_honest), *leak_sentences(scored)]
 
 def _fairness(scored, phrases):
     "The result in each group of patients that is large enough, and how many are not."
