@@ -99,7 +99,19 @@ def made_up(tmp_path):
     return made_up_run(tmp_path / "run", seed=1)
 
 
-def test_page_is_whole_and_needs_nothing_else(made_up):
+@pytest.fixture
+def painted():
+    "For tests of pictures; the others do without."
+
+
+@pytest.fixture(autouse=True)
+def unpainted(request, monkeypatch):
+    "Figures are made and described, but not painted, which takes two thirds of the time of a page."
+    if "painted" not in request.fixturenames:
+        monkeypatch.setattr("pediatric_ecg.report.render.data_uri", lambda *_: "data:image/svg+xml;base64,")
+
+
+def test_page_is_whole_and_needs_nothing_else(made_up, painted):
     path = build_report(made_up)
     html = path.read_text(encoding="utf-8")
     page = Page(html)
@@ -194,7 +206,7 @@ def test_title_says_simulated_or_real(made_up):
     assert "Simulated signals" not in html
 
 
-def test_two_builds_give_the_same_bytes(made_up):
+def test_two_builds_give_the_same_bytes(made_up, painted):
     first = build_report(made_up).read_bytes()
     assert build_report(made_up).read_bytes() == first
 
@@ -237,7 +249,7 @@ def test_damaged_json_is_one_clear_line(made_up):
         build_report(made_up)
 
 
-def test_a_split_without_result_has_words(made_up):
+def test_a_split_without_result_has_words(made_up, painted):
     def nothing(metrics):
         keys = ("top1", "macro_precision", "macro_recall", "macro_f1", "macro_f2")
         labels = list(metrics["patient"]["per_class"])
@@ -266,7 +278,7 @@ def test_summary_follows_the_sign(made_up):
     assert "10.0 points lower" in " ".join(results_summary(ScoredRun(run)))
 
 
-def test_one_patient_has_no_interval(made_up):
+def test_one_patient_has_no_interval(made_up, painted):
     def without_intervals(metrics):
         for split in metrics.values():
             split["ci95"] = dict.fromkeys(split["ci95"], [None, None])
@@ -306,7 +318,7 @@ def test_temperatures_of_one_are_no_temperatures(made_up):
 
 
 @pytest.mark.parametrize("edit", ["drop", "empty"])
-def test_predictions_without_probabilities_have_no_calibration(made_up, edit):
+def test_predictions_without_probabilities_have_no_calibration(made_up, painted, edit):
     path = made_up / "predictions.csv"
     table = pd.read_csv(path)
     columns = [column for column in table if column.startswith("p_")]
@@ -322,7 +334,7 @@ def test_predictions_without_probabilities_have_no_calibration(made_up, edit):
 
 
 @pytest.mark.parametrize("edit", ["drop", "empty", "partly"])
-def test_geometry_is_drawn_where_it_was_measured(made_up, edit):
+def test_geometry_is_drawn_where_it_was_measured(made_up, painted, edit):
     path = made_up / "history.csv"
     history = pd.read_csv(path)
     keys = ["largest", "minority", "rank", "ratio"]
@@ -341,7 +353,7 @@ def test_geometry_is_drawn_where_it_was_measured(made_up, edit):
     assert "nan" not in html.split("data:image")[0]
 
 
-def test_few_windows_and_one_patient(made_up):
+def test_few_windows_and_one_patient(made_up, painted):
     path = made_up / "predictions.csv"
     table = pd.read_csv(path, dtype={"subject": str})
     patient = table[table.subject == table.subject.iloc[0]]
@@ -464,7 +476,7 @@ def test_a_run_of_before_tells_no_flow(tmp_path):
 NASTY = ["N", "a<b>&c", 'q"u\'o,t', "mit Raum", "心房 $x$|y"]
 
 
-def test_names_of_any_letters(tmp_path, monkeypatch):
+def test_names_of_any_letters(tmp_path, painted, monkeypatch):
     "In the page as text and never as tags, in the card as text, in the tables of the run unchanged."
     monkeypatch.setattr(made_up_run_module, "LABELS", NASTY)
     run = made_up_run(tmp_path / "run")
@@ -632,7 +644,7 @@ def test_why_there_are_no_explanations(made_up):
         assert "holds no windows" in section(build_report(made_up, explain).read_text(), heading)
 
 
-def test_explanations_are_shown(made_up):
+def test_explanations_are_shown(made_up, painted):
     "By a network with random weights, on made-up windows: which windows, in which words, with a picture each."
     torch.manual_seed(0)
     config = RhythmNetConfig(
