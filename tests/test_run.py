@@ -20,6 +20,8 @@ from pediatric_ecg.experiments.run import QUICK
 from pediatric_ecg.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+TINY = TrainConfig(epochs=1, per_group=4, batch_size=8, model={"widths": (16, 16), "heads": 2, "depth": 1})
+FAST = {"config": TINY, "protocol": Protocol(folds=2), "n_jobs": 1, "progress": False}
 FILES = {
     "metrics.json", "predictions.csv", "floors.csv", "model.safetensors", "config.json", "manifest.json", "report.html",
     "model_card.md"}
@@ -102,7 +104,8 @@ def test_excerpts_of_mitdb(shared, tmp_path):
     minutes = {"203": (0, 5), "210": (0, 5), "219": (0, 10), "222": (5, 20)}  # sinus rhythm and atrial fibrillation
     for name, (start, stop) in minutes.items():
         excerpt(shared / "mitdb", name, tmp_path / "db", 360 * 60 * start, 360 * 60 * stop)
-    code, _, err = command("run", tmp_path / "db", "--out", tmp_path / "run", "--quick", "--jobs", 1)
+    small = ["--epochs", 1, "--set", "model.widths=[16, 16]", "--set", "model.depth=1"]
+    code, _, err = command("run", tmp_path / "db", "--out", tmp_path / "run", "--quick", "--jobs", 1, *small)
     assert code == 0, err
     metrics = check_run(tmp_path / "run", simulated=False)
     assert metrics["patient"]["n_patients"] == 4
@@ -155,20 +158,23 @@ def nothing_there(folder):
 
 
 @pytest.mark.parametrize("spoil", [short_signal, unknown_marker, no_annotations, nothing_there])
-def test_bad_input_is_one_line(one_record, tmp_path, spoil):
+def test_bad_input_is_one_line(one_record, tmp_path, capfd, spoil):
     folder = one_record()
     named = spoil(folder)
-    code, _, err = command("run", folder, "--out", tmp_path / "run", "--quick")
+    code = cli.main(["run", str(folder), "--out", str(tmp_path / "run"), "--quick"])
+    err = capfd.readouterr().err
     assert code == 2 and len(err.strip().splitlines()) == 1 and named in err, err
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_database_and_foreign_folder(simdb, tmp_path):
-    code, _, err = command("run", simdb, "--out", tmp_path / "run", "--database", "nosuch", "--quick")
+def test_unknown_database_and_foreign_folder(simdb, tmp_path, capfd):
+    code = cli.main(["run", str(simdb), "--out", str(tmp_path / "run"), "--database", "nosuch", "--quick"])
+    err = capfd.readouterr().err
     assert code == 2 and "nosuch" in err and len(err.strip().splitlines()) == 1
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
-    code, _, err = command("run", simdb, "--out", tmp_path / "mine", "--quick")
+    code = cli.main(["run", str(simdb), "--out", str(tmp_path / "mine"), "--quick"])
+    err = capfd.readouterr().err
     assert code == 2 and str(tmp_path / "mine") in err
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
@@ -183,20 +189,15 @@ def test_an_interrupted_run_continues(simdb, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return whole(*args, **more)
 
-    kw = dict(quick=True, n_jobs=1, progress=False)
     monkeypatch.setattr(module, "run_fold", dies_at_third)
     with pytest.raises(KeyboardInterrupt):
-        run(simdb, tmp_path / "run", **kw)
+        run(simdb, tmp_path / "run", **FAST)
     assert not (tmp_path / "run").exists() and (tmp_path / "run.partial").exists()
     monkeypatch.setattr(module, "run_fold", whole)
-    run(simdb, tmp_path / "run", **kw)
-    run(simdb, tmp_path / "at_once", **kw)
+    run(simdb, tmp_path / "run", **FAST)
+    run(simdb, tmp_path / "at_once", **FAST)
     for name in ("predictions.csv", "metrics.json", "model.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "at_once" / name).read_bytes(), name
-
-
-TINY = TrainConfig(epochs=1, per_group=4, batch_size=8, model={"widths": (16, 16), "heads": 2, "depth": 1})
-FAST = {"config": TINY, "protocol": Protocol(folds=2), "n_jobs": 1, "progress": False}
 
 
 def test_quick_leaves_a_given_configuration_alone(simstore, tmp_path):
