@@ -7,6 +7,8 @@ import pytest
 import pediatric_ecg.data  # noqa: F401  imports wfdb 4.3 without the warnings that pandas 3.1 gives on it
 from pediatric_ecg.core import shared as shared_folder
 
+NO_PICTURE = "data:image/svg+xml;base64,"
+
 
 def _on_this_machine(host):
     "Whether a name or an address means this machine."
@@ -80,4 +82,14 @@ def small_floors():
         patch.setattr("pediatric_ecg.windows.people.SECONDS", 24.0)
         patch.setitem(floors.MODELS, "forest", lambda: RandomForestClassifier(8, min_samples_leaf=2, random_state=0))
         patch.setitem(floors.MODELS, "boosting", floors.MODELS["regression"])
+        yield
+
+
+@pytest.fixture(scope="module")
+def unpainted():
+    """Figures of a report are made and described, but not painted, which takes most of the time of a page.
+
+    For tests of words and of what stands in a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pediatric_ecg.report.render.data_uri", lambda *_: NO_PICTURE)
         yield

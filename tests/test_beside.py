@@ -28,7 +28,7 @@ from pediatric_ecg.train import TrainConfig, fit
 from pediatric_ecg.windows import WindowStore, prepare
 from pediatric_ecg.windows.people import with_people
 
-pytestmark = pytest.mark.usefixtures("small_floors")
+pytestmark = pytest.mark.usefixtures("small_floors", "unpainted")
 SMALL = TrainConfig(
     epochs=1, per_group=4, batch_size=16, loss="ce", model={"widths": [16, 16], "depth": 1, "heads": 2})
 TWO = Protocol(folds=2)

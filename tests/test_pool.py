@@ -49,18 +49,18 @@ KEPT = {
     "simulated": 0.4}
 
 
-pytestmark = pytest.mark.usefixtures("small_floors")
+pytestmark = pytest.mark.usefixtures("small_floors", "unpainted")
 
 
 @pytest.fixture(scope="module")
-def pooled(simstore, small_floors, tmp_path_factory):
+def pooled(simstore, small_floors, unpainted, tmp_path_factory):
     "A run with all members."
     out = tmp_path_factory.mktemp("pooled") / "run"
     return train_store(simstore, out, simulated=PEOPLE, finish=build_report, **FAST)
 
 
 @pytest.fixture(scope="module")
-def of_patients(simstore, small_floors, tmp_path_factory):
+def of_patients(simstore, small_floors, unpainted, tmp_path_factory):
     "A run of patients alone."
     return train_store(simstore, tmp_path_factory.mktemp("patients") / "run", **FAST)
 

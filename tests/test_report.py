@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import NO_PICTURE
 from jinja2 import UndefinedError
 from made_up_run import LABELS, made_up_history, made_up_predictions, made_up_run, made_up_windows
 
@@ -108,7 +109,7 @@ def painted():
 def unpainted(request, monkeypatch):
     "Figures are made and described, but not painted, which takes two thirds of the time of a page."
     if "painted" not in request.fixturenames:
-        monkeypatch.setattr("pediatric_ecg.report.render.data_uri", lambda *_: "data:image/svg+xml;base64,")
+        monkeypatch.setattr("pediatric_ecg.report.render.data_uri", lambda *_: NO_PICTURE)
 
 
 def test_page_is_whole_and_needs_nothing_else(made_up, painted):

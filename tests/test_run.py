@@ -73,16 +73,18 @@ def check_run(run, simulated):
     return metrics
 
 
-def test_simulated(simdb, tmp_path):
-    code, out, err = command("run", simdb, "--out", tmp_path / "run", "--quick", "--jobs", 1)
+def test_simulated(simdb, tmp_path, capfd):
+    run_folder = tmp_path / "run"
+    code, out, err = command("run", simdb, "--out", run_folder, "--quick", "--epochs", 2, "--jobs", 1)
     assert code == 0, err
-    assert str(tmp_path / "run" / "report.html") in out
-    check_run(tmp_path / "run", simulated=True)
-    before = (tmp_path / "run" / "metrics.json").read_bytes()
-    assert command("evaluate", tmp_path / "run", "--json")[0] == 0
-    assert (tmp_path / "run" / "metrics.json").read_bytes() == before
-    code, _, err = command("run", simdb, "--out", tmp_path / "run", "--quick")
-    assert code == 2 and "exists already" in err and (tmp_path / "run" / "metrics.json").read_bytes() == before
+    assert str(run_folder / "report.html") in out
+    check_run(run_folder, simulated=True)
+    before = (run_folder / "metrics.json").read_bytes()
+    assert cli.main(["evaluate", str(run_folder), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == json.loads(before)
+    assert (run_folder / "metrics.json").read_bytes() == before
+    assert cli.main(["run", str(simdb), "--out", str(run_folder), "--quick"]) == 2
+    assert "exists already" in capfd.readouterr().err and (run_folder / "metrics.json").read_bytes() == before
 
 
 def excerpt(source, name, dest, start, stop):
@@ -104,9 +106,9 @@ def test_excerpts_of_mitdb(shared, tmp_path):
     minutes = {"203": (0, 5), "210": (0, 5), "219": (0, 10), "222": (5, 20)}  # sinus rhythm and atrial fibrillation
     for name, (start, stop) in minutes.items():
         excerpt(shared / "mitdb", name, tmp_path / "db", 360 * 60 * start, 360 * 60 * stop)
-    small = ["--epochs", 1, "--set", "model.widths=[16, 16]", "--set", "model.depth=1"]
-    code, _, err = command("run", tmp_path / "db", "--out", tmp_path / "run", "--quick", "--jobs", 1, *small)
-    assert code == 0, err
+    small = ["--epochs", "1", "--set", "model.widths=[16, 16]", "--set", "model.depth=1"]
+    words = ["run", str(tmp_path / "db"), "--out", str(tmp_path / "run"), "--quick", "--jobs", "1", *small]
+    assert cli.main(words) == 0
     metrics = check_run(tmp_path / "run", simulated=False)
     assert metrics["patient"]["n_patients"] == 4
     page = (tmp_path / "run" / "report.html").read_text()
