@@ -13,10 +13,10 @@ TESTENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 help: ## Say what each target does
 	@grep -hE '^[.a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-# The first line brings a pip of today, which resolves the versions in a third of the time.
-# Python compiles what is imported when it is imported: compiling all 17,000 files of the environment takes a minute.
-# Where it is told to keep no compiled files, as in many containers, each process would take 15 seconds longer to start.
+# Where Python is told to write no compiled files, as in many containers, each process would compile all it imports: 15 s.
 unexport PYTHONDONTWRITEBYTECODE
+# The pinned pip resolves the versions in a third of the time that an old one takes. It need not compile all 17,000 files,
+# which takes a minute: Python compiles a file when it is first imported.
 .venv: $(STAMP) ## Build the environment from constraints.txt
 $(STAMP): constraints.txt settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed; call make PYTHON=python3.11" >&2; exit 2; }
@@ -33,15 +33,15 @@ demo: $(STAMP) ## Simulate a small database, train and evaluate on it beside oth
 
 test: $(STAMP) check-sync test-notebooks test-suite ## Check that notebooks and package agree, then run the notebooks' inline tests and the test suite
 
-check-sync: $(STAMP)
+check-sync: $(STAMP) ## Check that notebooks and package agree, and that the notebooks are clean
 	$(BIN)/python .ci/check_sync.py
 
 # What the notebooks simulate and prepare in temporary folders is deleted with its parent.
 NOTEBOOKS = folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && TMPDIR=$$folder $(TESTENV) $(BIN)/nbdev_test
-test-notebooks: $(STAMP)
+test-notebooks: $(STAMP) ## Run the inline tests of the notebooks, slow cells left out
 	@$(NOTEBOOKS) --n_workers 2 --do_print --timing
 
-test-suite: $(STAMP)
+test-suite: $(STAMP) ## Run the test suite
 	$(TESTENV) $(BIN)/pytest
 
 test-slow: $(STAMP) ## Run every notebook from a fresh kernel, with its slow cells too

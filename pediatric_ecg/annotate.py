@@ -100,7 +100,7 @@ def refuse(
     p:np.ndarray, # (steps, classes) calibrated probabilities
     threshold:float, # A segment whose mean probability is below it gets no name; 0: each gets one
 )->np.ndarray: # (steps,) the same, with the number of classes where no name is given
-    "Take the name from segments of which the network was not sure enough. DataError for no probability."
+    "Removes the name from segments whose mean probability is below the threshold. DataError for no probability."
     if not 0 <= threshold <= 1:
         raise DataError(f'--threshold {threshold:g}: a probability lies between 0 and 1')
     answered = path.copy()
@@ -509,7 +509,7 @@ def _agreement(segments, reference, classes, seconds):
 
 # %% ../nbs/use/00_annotate.ipynb #config-a
 def read_config(run):
-    "What a run says of its windows, database and preprocessing as values. DataError for a damaged file."
+    "The settings of a run, with `Database` and `Preprocess` as values. DataError for a damaged file."
     file = Path(run)/'config.json'
     remedy = 'name a run folder, as `pediatric-ecg run` or `train` writes it'
     config = RunFolder(run).config
@@ -721,7 +721,7 @@ def annotate(
     network:str|None=None, # Without a run: name of the network, 'ecg-12'; default: the one that fits the record
     threshold:float|None=None, # Below this probability no name is given; None: the run's own, 0: always a name
 )->Annotated:
-    """Name the rhythms of one record: `annotate(run, record, out)`.
+    """Names the rhythms of one record, with the network of a run or one of the package: `annotate(run, record, out)`.
 
     `annotate(record, out)` asks a network of the package, which has never seen a patient.
 

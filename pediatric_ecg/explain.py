@@ -46,7 +46,7 @@ class _Scaled(nn.Module):
 def after_scale(
     model:RhythmNet, # Any mode
 )->RhythmNet: # A copy in evaluation mode that takes scaled signals
-    "The network behind its own scaling of the leads."
+    "The part of a network that comes after its scaling of the leads."
     model = copy.deepcopy(model).eval()
     model.scale = nn.ModuleDict({modality: _Scaled() for modality in model.config.modalities})
     return model
@@ -54,7 +54,7 @@ def after_scale(
 # %% ../nbs/use/01_explain.ipynb #c015-0c56bb
 @dataclass
 class Explanation:
-    "Why a window was named so: shares in units of the contrast (log-odds of two classes), which they add up to."
+    "How much each sample of a window added to the contrast, the log-odds of two classes; `gap` is what is missing."
     shares:dict # Modality → (leads, T)
     signals:dict # Modality → (leads, T), mV as given
     present:dict # Modality → (leads,) bool
@@ -192,7 +192,7 @@ def deletion(
     draws:int=5, # Choices by chance
     seed:int=0, # Of these
 )->tuple: # Log-odds without the samples that speak most for the answer, and the mean without as many others
-    "The contrast of a window of which a tenth is laid flat: what speaks most for it, or samples drawn by chance."
+    "Tests an explanation: the contrast without the tenth of the samples that speak most for it, and without a random one."
     model = copy.deepcopy(model).eval()
     inner, names = after_scale(model), list(model.config.modalities)
     signals, masks = _batch_of_one(e.signals, e.present)

@@ -6,6 +6,7 @@ new run comes near to its `saved` figures. Here, without running anything: those
 import ast
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,13 @@ def test_code_is_spoken_of(page):
         elif not cell["source"].startswith("#| hide"):
             in_a_row += 1
         assert in_a_row <= 6, cell["id"]
+
+
+def test_the_page_of_public_names_shows_every_name_of_a_package():
+    "As it was saved: who adds a name runs the page anew."
+    shown = "".join(text for cell in cells_of("use/07_names.ipynb") for text in texts_of(cell))
+    missing = []
+    for face in sorted((NOTEBOOKS.parent / "pediatric_ecg").glob("*/__init__.py")):
+        names = import_module(f"pediatric_ecg.{face.parent.name}").__all__
+        missing += [f"{face.parent.name}.{name}" for name in names if f"| [{name}](" not in shown]
+    assert missing == []

@@ -361,7 +361,7 @@ def read_annotations(
     database:Database, # Its specification: where labels stand, and how
     label:str='', # Label of the whole record from a subject table, where labels are of records
 )->pd.DataFrame: # sample (at the record's rate), symbol, aux, end (of an EDF+ annotation with a duration, else -1)
-    """All annotations in file order.
+    """The annotations of a record as a table, a row for each, in file order; beats of a second file by their time.
     NULs and blanks around the aux strings are gone, their case is kept. `DataError` names the file.
     """
     header = read_header(path)

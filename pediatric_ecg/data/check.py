@@ -854,7 +854,7 @@ def check(
     progress:bool=False, # Show a progress bar
     n_jobs:int=1, # Records at once
 )->Report:
-    """Check a folder.
+    """Looks for what is missing, broken or contradictory in a folder of records, and reports it.
     `DataError` only if there is nothing to check: no folder, no headers, no such database.
     """
     folder = Path(folder)

@@ -585,7 +585,7 @@ def get_database(
     which:str|Path|Database|None=None, # A value, a registered name, the path of a JSON file, or None
     folder:str|Path|None=None, # Folder to recognise where nothing is named
 )->Database:
-    "The database meant; recognised from the folder if not named. `DataError` for an unknown name."
+    "A `Database` by its name or its JSON file, or recognised from a folder. `DataError` for an unknown name."
     if isinstance(which, Database):
         return which
     if which is None:

@@ -461,7 +461,7 @@ def group(
     database:Database=LEIPZIG, # Its groupings
     grouping:str='default', # Name of the grouping
 )->pd.DataFrame: # the same with the column label; rows of rhythms outside the grouping are dropped
-    "Rhythms to classes, by a grouping of the database."
+    "Adds the class of each rhythm in a grouping of the database, as `label`."
     label = segments['rhythm'].map(database.grouping(grouping))
     return segments.assign(label=label)[label.notna()].reset_index(drop=True)
 

@@ -141,7 +141,7 @@ def calibrate(
     target:np.ndarray, # (N,) class number of each row of the store, −1 where it takes no part
     fold:Fold,         # its `fitted` is written to
 )->float:              # 1 where no window is left to fit it on
-    """The temperature of the fold's validation windows, declared in `fold.fitted` for the audit.
+    """Fits the temperature of the softmax on validation windows, which `fold.fitted` then declares for the audit.
 
     Only the targets of valid rows are read."""
     target, rows = np.asarray(target), np.asarray(fold.valid, dtype=np.int64)

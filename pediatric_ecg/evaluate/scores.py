@@ -445,7 +445,7 @@ def summarise(
     not_evaluable:Iterable=(), # labels, among them or beside them, that stay out of the macro
     table:pd.DataFrame|None=None, # table of windows: its counts are given beside each class where known
 )->dict: # as it stands in metrics.json; only plain Python values
-    "The figures of a split, their intervals, each class, and over how many classes, windows and patients."
+    "Scores of one split with 95 % intervals, overall and for each class, and over how many patients and windows."
     classes, left_out = [str(label) for label in classes], [str(label) for label in not_evaluable]
     kept = [label for label in classes if label not in left_out]
     if not kept:

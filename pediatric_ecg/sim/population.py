@@ -606,7 +606,7 @@ def _leads_of_slot(slot, modality):
 def stand_ins(
     database:Database,
 )->StandIns:
-    "What can stand for the slots and markers of a database: as it says itself, else by their names."
+    "Leads and rhythms of the simulator for those of a database: as it says itself, else by their names."
     leads, rhythms, missing = {}, {}, []
     explicit_leads = getattr(database, 'simulated_leads', {})
     explicit_rhythms = getattr(database, 'simulated_rhythms', {})
@@ -974,7 +974,7 @@ _MOST_PEOPLE, _MOST_SECONDS = 100_000, 100_000
 def simulated_form(
     database:Database, # Whose form the simulated records have
 )->Database:
-    "The value to read simulated people with: slots by position, markers as they are, one record = one person."
+    "The `Database` to read simulated people with: slots by position, markers as they are, one record = one person."
     position = 0
     modalities = {}
     for modality, slots in database.modalities.items():
