@@ -16,13 +16,13 @@ help: ## Say what each target does
 # Where Python is told to write no compiled files, as in many containers, each process would compile all it imports: 15 s.
 unexport PYTHONDONTWRITEBYTECODE
 # The pinned pip resolves the versions in a third of the time that an old one takes. It need not compile all 17,000 files,
-# which takes a minute: Python compiles a file when it is first imported.
+# which takes a minute: Python compiles a file when it is first imported. Quiet twice, as it warns of every editable package.
 .venv: $(STAMP) ## Build the environment from constraints.txt
 $(STAMP): constraints.txt settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed; call make PYTHON=python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools wheel
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/pip install --quiet --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP) ## Simulate a small database, train and evaluate on it beside other simulated people, and say where the report is
