@@ -36,14 +36,16 @@ BETWEEN = pd.DataFrame( # cost of a mistake between groups: rows truth, columns 
      [.7, .7, .7, .7, 0.]],
     index=list(dict.fromkeys(GROUPS.values())), columns=list(dict.fromkeys(GROUPS.values())))
 
+# %% ../../nbs/evaluate/08_costs.ipynb #cost-matrix-code
 def cost_matrix(
-    classes:Iterable,              # labels
-    groups:dict|None=None,         # label → group; those of GROUPS by default
-    between:pd.DataFrame=BETWEEN,  # groups × groups
-    within:float=WITHIN,           # of a mistake within a group
+    classes:Iterable, # labels
+    groups:dict|None=None, # label → group; those of GROUPS by default
+    between:pd.DataFrame|None=None, # groups × groups; those of BETWEEN by default
+    within:float=WITHIN, # of a mistake within a group
 )->pd.DataFrame: # (C, C) costs: rows truth, columns answer
     "Costs of all mistakes, by groups. Raises DataError for a label that is in no group."
     classes, groups = [str(label) for label in classes], groups or GROUPS
+    between = BETWEEN if between is None else between
     for label in classes:
         if groups.get(label) not in between.index:
             raise DataError(f'rhythm {label!r} is in none of the groups {", ".join(between.index)}; '
