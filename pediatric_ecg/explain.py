@@ -192,7 +192,7 @@ def deletion(
     draws:int=5, # Choices by chance
     seed:int=0, # Of these
 )->tuple: # Log-odds without the samples that speak most for the answer, and the mean without as many others
-    "Tests an explanation: the contrast without the tenth of the samples that speak most for it, and without a random one."
+    "Tests an explanation: the contrast without the tenth of the samples that speak most for it, or without others."
     model = copy.deepcopy(model).eval()
     inner, names = after_scale(model), list(model.config.modalities)
     signals, masks = _batch_of_one(e.signals, e.present)

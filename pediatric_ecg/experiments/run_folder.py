@@ -99,7 +99,9 @@ def _read_json(file)->dict:
 # %% ../../nbs/experiments/00_run_folder.ipynb #m01-protocol
 @dataclass(frozen=True)
 class Protocol:
-    "Settings of a cross-validation: folds, repeats, seed, fewest patients of a rhythm. Raises DataError for a number that makes no sense."
+    """Settings of a cross-validation: folds, repeats, seed, fewest patients of a rhythm.
+
+    Raises DataError for a number that makes no sense."""
     folds: int = 5 # Parts of the cross-validation, at most one per patient
     repeats: int = 1 # Repetitions with other folds
     min_patients: int = 2 # With fewer patients than this a rhythm is not evaluable
