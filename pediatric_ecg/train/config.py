@@ -62,7 +62,7 @@ DETERMINED = ('modalities', 'n_classes', 'fs', 'seconds') # settings of the netw
 
 @dataclass(frozen=True)
 class TrainConfig:
-    "Settings of a training: loss, network, augmentation, epochs, sampling. Each value is our choice: the paper has none."
+    "Settings of a training: loss, network, augmentation, epochs, sampling. All are our choice: the paper has none."
     loss: str = 'agcacl'          # a name in OBJECTIVES
     loss_args: dict = field(default_factory=dict)  # passed on to the objective
     network: str = 'rhythmnet'    # or a name in PEERS; 'resnet:ecg' sees the ECG alone
