@@ -290,6 +290,7 @@ class Faults:
 
     def note(self, what, problem):
         self.problems.append(f"{self.name}: {what}: {problem}")
+        print(self.problems[-1], file=sys.stderr, flush=True)  # a long form that is stopped has told what it found
 
     def goes_on(self, out, what):
         "The same command ends well, and leaves what it would have left had nothing happened."
