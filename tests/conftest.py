@@ -7,8 +7,6 @@ import pytest
 import pediatric_ecg.data  # noqa: F401  imports wfdb 4.3 without the warnings that pandas 3.1 gives on it
 from pediatric_ecg.core import shared as shared_folder
 
-NO_PICTURE = "data:image/svg+xml;base64,"
-
 
 def _on_this_machine(host):
     "Whether a name or an address means this machine."
@@ -87,9 +85,22 @@ def small_floors():
 
 @pytest.fixture(scope="module")
 def unpainted():
-    """Figures of a report are made and described, but not painted, which takes most of the time of a page.
+    "No figure of a report is painted: for tests of words and of what stands in a run."
+    from made_up_run import no_picture
 
-    For tests of words and of what stands in a run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pediatric_ecg.report.render.data_uri", lambda *_: NO_PICTURE)
+        patch.setattr("pediatric_ecg.report.render.data_uri", no_picture)
         yield
+
+
+@pytest.fixture
+def call(capfd):
+    "Exit code, stdout and stderr of a command, in this process."
+    from pediatric_ecg import cli
+
+    def run(*args):
+        code = cli.main([str(a) for a in args])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run

@@ -29,6 +29,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
+from made_up_run import no_picture
 from matplotlib.backends import backend_agg  # noqa: F401  imported here, so that no fork has to
 from sklearn.ensemble import RandomForestClassifier
 
@@ -478,7 +479,7 @@ def main():
     small_models()
     import_matplotlib()
     if options.short:
-        render.data_uri = lambda *_: "data:image/svg+xml;base64,"  # nothing is painted
+        render.data_uri = no_picture
     draw, problems = random.Random(options.seed), []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

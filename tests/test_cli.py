@@ -25,18 +25,6 @@ COMMANDS = ("simulate download check prepare train run evaluate report compare a
             "pretrain").split()
 
 
-@pytest.fixture
-def call(capfd):
-    "Exit code, stdout and stderr of a command."
-
-    def run(*args):
-        code = cli.main([str(a) for a in args])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
-
-
 def assert_mistake(result, *words):
     "Code 2, nothing on stdout, one line on stderr that holds all words and no traceback."
     code, out, err = result

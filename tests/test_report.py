@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import NO_PICTURE
 from jinja2 import UndefinedError
-from made_up_run import LABELS, made_up_history, made_up_predictions, made_up_run, made_up_windows
+from made_up_run import LABELS, made_up_history, made_up_predictions, made_up_run, made_up_windows, no_picture
 
 from pediatric_ecg.core import DataError
 from pediatric_ecg.evaluate import summarise
@@ -107,9 +106,9 @@ def painted():
 
 @pytest.fixture(autouse=True)
 def unpainted(request, monkeypatch):
-    "Figures are made and described, but not painted, which takes two thirds of the time of a page."
+    "No figure is painted where a test does not ask for it."
     if "painted" not in request.fixturenames:
-        monkeypatch.setattr("pediatric_ecg.report.render.data_uri", lambda *_: NO_PICTURE)
+        monkeypatch.setattr("pediatric_ecg.report.render.data_uri", no_picture)
 
 
 def test_page_is_whole_and_needs_nothing_else(made_up, painted):

@@ -73,18 +73,18 @@ def check_run(run, simulated):
     return metrics
 
 
-def test_simulated(simdb, tmp_path, capfd):
+def test_simulated(simdb, tmp_path, call):
     run_folder = tmp_path / "run"
     code, out, err = command("run", simdb, "--out", run_folder, "--quick", "--epochs", 2, "--jobs", 1)
     assert code == 0, err
     assert str(run_folder / "report.html") in out
     check_run(run_folder, simulated=True)
     before = (run_folder / "metrics.json").read_bytes()
-    assert cli.main(["evaluate", str(run_folder), "--json"]) == 0
-    assert json.loads(capfd.readouterr().out) == json.loads(before)
+    code, out, _ = call("evaluate", run_folder, "--json")
+    assert code == 0 and json.loads(out) == json.loads(before)
     assert (run_folder / "metrics.json").read_bytes() == before
-    assert cli.main(["run", str(simdb), "--out", str(run_folder), "--quick"]) == 2
-    assert "exists already" in capfd.readouterr().err and (run_folder / "metrics.json").read_bytes() == before
+    code, _, err = call("run", simdb, "--out", run_folder, "--quick")
+    assert code == 2 and "exists already" in err and (run_folder / "metrics.json").read_bytes() == before
 
 
 def excerpt(source, name, dest, start, stop):
@@ -101,14 +101,14 @@ def excerpt(source, name, dest, start, stop):
                    aux_note=[before[-1], *note[keep]], write_dir=str(dest))
 
 
-def test_excerpts_of_mitdb(shared, tmp_path):
+def test_excerpts_of_mitdb(shared, tmp_path, call):
     (tmp_path / "db").mkdir()
     minutes = {"203": (0, 5), "210": (0, 5), "219": (0, 10), "222": (5, 20)}  # sinus rhythm and atrial fibrillation
     for name, (start, stop) in minutes.items():
         excerpt(shared / "mitdb", name, tmp_path / "db", 360 * 60 * start, 360 * 60 * stop)
-    small = ["--epochs", "1", "--set", "model.widths=[16, 16]", "--set", "model.depth=1"]
-    words = ["run", str(tmp_path / "db"), "--out", str(tmp_path / "run"), "--quick", "--jobs", "1", *small]
-    assert cli.main(words) == 0
+    small = ["--epochs", 1, "--set", "model.widths=[16, 16]", "--set", "model.depth=1"]
+    code, _, err = call("run", tmp_path / "db", "--out", tmp_path / "run", "--quick", "--jobs", 1, *small)
+    assert code == 0, err
     metrics = check_run(tmp_path / "run", simulated=False)
     assert metrics["patient"]["n_patients"] == 4
     page = (tmp_path / "run" / "report.html").read_text()
@@ -160,23 +160,20 @@ def nothing_there(folder):
 
 
 @pytest.mark.parametrize("spoil", [short_signal, unknown_marker, no_annotations, nothing_there])
-def test_bad_input_is_one_line(one_record, tmp_path, capfd, spoil):
+def test_bad_input_is_one_line(one_record, tmp_path, call, spoil):
     folder = one_record()
     named = spoil(folder)
-    code = cli.main(["run", str(folder), "--out", str(tmp_path / "run"), "--quick"])
-    err = capfd.readouterr().err
+    code, _, err = call("run", folder, "--out", tmp_path / "run", "--quick")
     assert code == 2 and len(err.strip().splitlines()) == 1 and named in err, err
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_database_and_foreign_folder(simdb, tmp_path, capfd):
-    code = cli.main(["run", str(simdb), "--out", str(tmp_path / "run"), "--database", "nosuch", "--quick"])
-    err = capfd.readouterr().err
+def test_unknown_database_and_foreign_folder(simdb, tmp_path, call):
+    code, _, err = call("run", simdb, "--out", tmp_path / "run", "--database", "nosuch", "--quick")
     assert code == 2 and "nosuch" in err and len(err.strip().splitlines()) == 1
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
-    code = cli.main(["run", str(simdb), "--out", str(tmp_path / "mine"), "--quick"])
-    err = capfd.readouterr().err
+    code, _, err = call("run", simdb, "--out", tmp_path / "mine", "--quick")
     assert code == 2 and str(tmp_path / "mine") in err
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 

@@ -91,11 +91,23 @@ def without_code(text):
     return re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", text)
 
 
-def test_links_and_pictures_lead_somewhere(site):
+@pytest.fixture(scope="module")
+def known(site):
+    "The anchors of each page."
+    pages, _ = site
+    return {name: anchors(page) for name, page in pages.items()}
+
+
+@pytest.fixture(scope="module")
+def by_address(site):
+    "Pages by their addresses."
+    pages, _ = site
+    return {address(name, page): name for name, page in pages.items()}
+
+
+def test_links_and_pictures_lead_somewhere(site, known, by_address):
     "Links to pages, anchors and files of the site; those to other hosts are left alone."
     pages, _ = site
-    by_address = {address(name, page): name for name, page in pages.items()}
-    known = {name: anchors(page) for name, page in pages.items()}
     wrong, count = [], 0
     for name, page in pages.items():
         for text in map(without_code, texts(page)):
@@ -122,11 +134,8 @@ def test_links_and_pictures_lead_somewhere(site):
     assert sorted(set(wrong)) == []
 
 
-def test_every_public_name_is_documented_on_its_page(site):
+def test_every_public_name_is_documented_on_its_page(known, by_address):
     "A signature that nbdev cannot show, such as one with a table as a default, leaves a hole and no error."
-    pages, _ = site
-    by_address = {address(name, page): name for name, page in pages.items()}
-    known = {name: anchors(page) for name, page in pages.items()}
     missing = []
     for module, names in SYMBOLS.items():
         for name, (target, _) in names.items():
